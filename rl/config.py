@@ -15,7 +15,9 @@ class ConfigError(ValueError):
 
 
 class Dtype(StrEnum):
-    auto = "auto"  # bfloat16 where the processor or GPU computes it natively, else float32
+    auto = (
+        "auto"  # bfloat16 where the processor or GPU computes it natively, else float32
+    )
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -57,7 +59,15 @@ class LoraConfig:
     rank: int = 0
     alpha: int = 32
     dropout: float = 0.0
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
 
 
 @dataclass(frozen=True)
@@ -122,6 +132,7 @@ class LossConfig:
     advantage: str = "grpo"
     policy_loss: str = "vanilla"
     loss_agg_mode: str = "token-mean"
+    norm_adv_by_std: bool = True  # False is Dr. GRPO (arXiv 2503.20783)
     clip_ratio_low: float = 0.2
     clip_ratio_high: float = 0.2
     clip_ratio_c: float = 3.0
@@ -163,7 +174,11 @@ class RewardConfig:
     alpha: float = 0.1  # smoothing of tactic counts
     kl_cap: float = 5.0
     target_tokens: int = 200
-    leak_penalty: float = 2.0
+    leak_penalty: float = 2.0  # subtracted when tactic labels or headings show
+    truncation_penalty: float = (
+        0.0  # subtracted when the reply was cut off at max_response_tokens
+    )
+    empty_reward: float = -1.0  # of a reply without text, whatever the others got
     min_group: int = 2  # fewer scored rollouts than this: the group is dropped and its prompt asked again
 
 
@@ -176,7 +191,9 @@ class ServersConfig:
     replicas: int = 1
     timeout_s: float = 60.0
     retries: int = 4
-    max_failed_fraction: float = 0.2  # of a step's rollouts; above it the run stops with an error
+    max_failed_fraction: float = (
+        0.2  # of a step's rollouts; above it the run stops with an error
+    )
 
 
 @dataclass(frozen=True)
@@ -199,7 +216,6 @@ class RunConfig:
     steps: int = 0
     epochs: int = 1
     prompts_per_step: int = 24
-    max_zero_variance_resamples: int = 0
     save_every: int = 10
     keep_checkpoints: int = 2
     resume: bool = True

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dialogue.conversation import Message
-from dialogue.tactics import TacticCounts
+from dialogue.tactics import Tactic, TacticCounts, count_tactics
+
+TurnTactics = tuple[tuple[Tactic, ...], ...]
 
 
 class StopReason(StrEnum):
@@ -31,17 +33,19 @@ class Prompt:
         conversation_id: for splits: a conversation is wholly in training or wholly held out.
         history: user and assistant messages before the turn, without the system prompt: what the scorers see.
         token_ids: the rendered chat template, system prompt and generation prompt included, (P_T,).
-        previous_counts: tactic counts of the previous supporter turn (K,), zeros where there is none.
-        past_sentence_tactics: tactic indices per sentence of all earlier supporter turns, oldest first (for the
-            bigram and trigram surprisal).
+        past_tactics: for every earlier supporter turn, oldest first, the tactics of its sentences: turns of S tuples.
     """
 
     id: str
     conversation_id: str
     history: tuple[Message, ...]
     token_ids: tuple[int, ...]
-    previous_counts: TacticCounts
-    past_sentence_tactics: tuple[tuple[int, ...], ...] = ()
+    past_tactics: tuple[TurnTactics, ...] = ()
+
+    @property
+    def previous_counts(self) -> TacticCounts | None:
+        """Tactic counts of the previous supporter turn, (K,); None where the supporter has not spoken yet."""
+        return count_tactics(self.past_tactics[-1]) if self.past_tactics else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,234 @@
+"""From a preset and overrides to a checked `RunConfig`; every error names the key, the value and what would be right."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rl.config import ConfigError, RunConfig
+
+PRESETS = Path(__file__).resolve().parent.parent / "configs"
+
+
+def preset_names() -> list[str]:
+    """Names that `load_config` finds in configs/."""
+    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+
+
+def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Build and check the configuration of a run.
+
+    Args:
+        preset: a name in configs/ or the path of a YAML file. Its key `extends` names another preset to start from.
+        overrides: `key=value` strings with dotted keys, e.g. `learner.lr=2e-6`.
+
+    Raises:
+        ConfigError: unknown preset, key or enum member, a value of the wrong type, or a combination that cannot run.
+    """
+    schema = OmegaConf.structured(RunConfig)
+    _unlock(schema)
+    layers = [*_preset_layers(preset), *map(_override_layer, overrides)]
+    for where, layer in layers:
+        _refuse_unknown_keys(layer, schema, where)
+        try:
+            schema = cast(DictConfig, OmegaConf.merge(schema, layer))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where}: {_first_line(error)}") from error
+    config = cast(RunConfig, _freeze_lists(OmegaConf.to_object(schema)))
+    problems = list(find_problems(config))
+    if problems:
+        raise ConfigError(f"{preset}: " + "; ".join(problems))
+    return config
+
+
+def to_yaml(config: RunConfig) -> str:
+    """The resolved configuration; loading the text again gives an equal configuration."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def find_problems(config: RunConfig) -> Iterable[str]:
+    """Yield what would stop this run later: ranges, then rules between keys."""
+    yield from _range_problems(config)
+    yield from _cross_problems(config)
+
+
+def _range_problems(config: RunConfig) -> Iterable[str]:
+    at_least_one = {
+        "prompts_per_step": config.prompts_per_step,
+        "save_every": config.save_every,
+        "keep_checkpoints": config.keep_checkpoints,
+        "rollout.workers": config.rollout.workers,
+        "rollout.max_prompt_tokens": config.rollout.max_prompt_tokens,
+        "rollout.max_response_tokens": config.rollout.max_response_tokens,
+        "rollout.tensor_parallel_size": config.rollout.tensor_parallel_size,
+        "learner.ranks": config.learner.ranks,
+        "learner.minibatches": config.learner.minibatches,
+        "learner.epochs_per_step": config.learner.epochs_per_step,
+        "learner.micro_batch_tokens": config.learner.micro_batch_tokens,
+        "learner.logit_chunk_tokens": config.learner.logit_chunk_tokens,
+        "servers.replicas": config.servers.replicas,
+        "reward.target_tokens": config.reward.target_tokens,
+        "evaluation.max_prompts": config.evaluation.max_prompts,
+        "evaluation.samples_per_prompt": config.evaluation.samples_per_prompt,
+    }
+    yield from (
+        f"{key}={value}: must be 1 or more"
+        for key, value in at_least_one.items()
+        if value < 1
+    )
+    above_zero = {
+        "learner.lr": config.learner.lr,
+        "learner.max_grad_norm": config.learner.max_grad_norm,
+        "learner.timeout_s": config.learner.timeout_s,
+        "rollout.temperature": config.rollout.temperature,
+        "rollout.timeout_s": config.rollout.timeout_s,
+        "rollout.kv_cache_gib": config.rollout.kv_cache_gib,
+        "servers.timeout_s": config.servers.timeout_s,
+        "reward.alpha": config.reward.alpha,
+        "reward.kl_cap": config.reward.kl_cap,
+    }
+    yield from (
+        f"{key}={value}: must be above 0"
+        for key, value in above_zero.items()
+        if not value > 0
+    )
+    not_negative = {
+        "steps": config.steps,
+        "epochs": config.epochs,
+        "learner.loss.kl_coef": config.learner.loss.kl_coef,
+        "learner.warmup_steps": config.learner.warmup_steps,
+        "model.lora.rank": config.model.lora.rank,
+        "warm_start.epochs": config.warm_start.epochs,
+        "reward.leak_penalty": config.reward.leak_penalty,
+        "rollout.retries": config.rollout.retries,
+        "servers.retries": config.servers.retries,
+        "evaluation.every": config.evaluation.every,
+    }
+    yield from (
+        f"{key}={value}: must be 0 or more"
+        for key, value in not_negative.items()
+        if value < 0
+    )
+    shares = {
+        "data.holdout_fraction": (config.data.holdout_fraction, 0.0, 0.9),
+        "servers.max_failed_fraction": (config.servers.max_failed_fraction, 0.0, 1.0),
+        "rollout.top_p": (config.rollout.top_p, 1e-6, 1.0),
+        "rollout.gpu_memory_utilization": (
+            config.rollout.gpu_memory_utilization,
+            0.05,
+            0.98,
+        ),
+    }
+    for key, (value, low, high) in shares.items():
+        if not low <= value <= high:
+            yield f"{key}={value}: must lie between {low} and {high}"
+
+
+def _cross_problems(config: RunConfig) -> Iterable[str]:
+    if config.rollout.n < 2:
+        yield f"rollout.n={config.rollout.n}: a group needs at least 2 rollouts to compare"
+    if not 2 <= config.reward.min_group <= config.rollout.n:
+        yield f"reward.min_group={config.reward.min_group}: must lie between 2 and rollout.n={config.rollout.n}"
+    if (
+        config.rollout.top_p < 1.0
+        and config.learner.loss.correction.rollout_is != "none"
+    ):
+        yield (
+            f"rollout.top_p={config.rollout.top_p} with learner.loss.correction.rollout_is="
+            f"{config.learner.loss.correction.rollout_is}: the learner scores tokens under the full distribution, so "
+            "importance weights would be wrong; set top_p=1.0 or rollout_is=none"
+        )
+    if config.learner.minibatches > config.prompts_per_step:
+        yield (
+            f"learner.minibatches={config.learner.minibatches}: more than prompts_per_step={config.prompts_per_step}; "
+            "a minibatch would be empty"
+        )
+    if config.steps == 0 and config.epochs == 0:
+        yield "steps=0 and epochs=0: nothing to train; set one of them"
+    if not config.name or "/" in config.name:
+        yield f"name={config.name!r}: must be a plain folder name"
+
+
+def _preset_layers(preset: str) -> list[tuple[str, DictConfig]]:
+    path = (
+        Path(preset)
+        if preset.endswith((".yaml", ".yml"))
+        else PRESETS / f"{preset}.yaml"
+    )
+    if not path.is_file():
+        hint = _suggestion(preset, preset_names())
+        raise ConfigError(
+            f"no preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or the path of a .yaml"
+        )
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values at the top")
+    parent = content.pop("extends", None)
+    above = _preset_layers(str(parent)) if parent else []
+    return [*above, (str(path), OmegaConf.create(content))]
+
+
+def _override_layer(override: str) -> tuple[str, DictConfig]:
+    if "=" not in override or override.startswith("="):
+        raise ConfigError(
+            f"override {override!r}: expected key=value, for example learner.lr=2e-6"
+        )
+    return f"override {override}", OmegaConf.from_dotlist([override])
+
+
+def _refuse_unknown_keys(
+    layer: DictConfig, schema: DictConfig, where: str, prefix: str = ""
+) -> None:
+    for key in layer:
+        if key not in schema:
+            hint = _suggestion(str(key), [str(k) for k in schema])
+            known = ", ".join(str(k) for k in schema)
+            raise ConfigError(
+                f"{where}: unknown key {prefix}{key}{hint}; keys here: {known}"
+            )
+        value = layer._get_node(key)
+        if isinstance(value, DictConfig) and isinstance(schema[key], DictConfig):
+            _refuse_unknown_keys(value, schema[key], where, f"{prefix}{key}.")
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _first_line(error: OmegaConfBaseException) -> str:
+    text = str(error.msg or error).splitlines()[0]
+    return f"{error.full_key}: {text}" if error.full_key else text
+
+
+def _unlock(node: DictConfig) -> None:
+    """Frozen dataclasses make every node read-only, which would forbid merging presets into the schema."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _unlock(child)
+
+
+def _freeze_lists(value: Any) -> Any:
+    """OmegaConf gives lists for tuple fields; a frozen configuration holds tuples, so that it can be hashed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(
+            **{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)}
+        )
+    return (
+        tuple(value)
+        if isinstance(value, list) and not isinstance(value, Enum)
+        else value
+    )
