@@ -44,6 +44,13 @@ class PromptMode(StrEnum):
     tactics_history = "tactics_history"
 
 
+class OverlongPrompt(StrEnum):
+    """What happens to a prompt of more than `rollout.max_prompt_tokens`: nothing is ever cut."""
+
+    refuse = "refuse"  # the run does not start; the error names the longest
+    skip = "skip"  # left out and counted in the log
+
+
 class KlEstimator(StrEnum):
     """KL of the policy against the frozen reference, per token, by verl's `kl_penalty` names."""
 
@@ -87,6 +94,7 @@ class DataConfig:
 
     path: str = "starter"
     system_prompt: PromptMode = PromptMode.simple
+    overlong: OverlongPrompt = OverlongPrompt.refuse
     holdout_fraction: float = 0.2
     split_seed: int = 0
 
