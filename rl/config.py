@@ -166,6 +166,7 @@ class LearnerConfig:
     minibatches: int = 1
     epochs_per_step: int = 1
     timeout_s: float = 1800.0
+    max_logprob_gap: float = 0.5  # mean |log-prob of vLLM - of the learner| above which the run stops, in nats
     loss: LossConfig = field(default_factory=LossConfig)
 
 
