@@ -40,8 +40,8 @@ def validate_advantage(name: str) -> None:
 
 
 def compute_advantages(
-    rewards_P_G: Sequence[Sequence[float]],  # noqa: N803
-    lengths_P_G: Sequence[Sequence[int]],  # noqa: N803
+    rewards_P_G: Sequence[Sequence[float]],
+    lengths_P_G: Sequence[Sequence[int]],
     config: LossConfig,
 ) -> list[list[tuple[float, ...]]]:
     """Per-token advantages of the rollouts of P prompts.

@@ -89,9 +89,13 @@ class RunFolder:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir()
         write_weights(folder.resolve())
-        record = {"step": state.step, "policy_version": state.policy_version, "queue": state.queue}
+        record = {
+            "step": state.step,
+            "policy_version": state.policy_version,
+            "queue": state.queue,
+        }
         write_atomically(folder / "state.json", json.dumps(record))
-        os.replace(folder, final)
+        folder.replace(final)
         self._prune()
         return final
 
@@ -113,18 +117,32 @@ def write_atomically(path: Path, text: str) -> None:
         file.write(text)
         file.flush()
         os.fsync(file.fileno())
-    os.replace(temporary, path)
+    temporary.replace(path)
 
 
 # Keys that may change between two starts of the same run without changing what a step does.
-_FREE_KEYS = ("steps", "epochs", "save_every", "keep_checkpoints", "resume", "trackers", "evaluation.every")
+_FREE_KEYS = (
+    "steps",
+    "epochs",
+    "save_every",
+    "keep_checkpoints",
+    "resume",
+    "trackers",
+    "evaluation.every",
+)
 
 
 def _changed_keys(old_text: str, new_text: str) -> list[str]:
     from omegaconf import OmegaConf
 
     old, new = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old_text, new_text))
-    free = (*_FREE_KEYS, "servers.", "learner.timeout_s", "rollout.timeout_s", "output_dir")
+    free = (
+        *_FREE_KEYS,
+        "servers.",
+        "learner.timeout_s",
+        "rollout.timeout_s",
+        "output_dir",
+    )
     return [
         f"{key}: {old.get(key)} -> {new.get(key)}"
         for key in sorted(old.keys() | new.keys())

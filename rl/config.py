@@ -1,7 +1,7 @@
-"""The configuration of a GRPO run: frozen dataclasses, YAML presets, `key=value` overrides, all checked before Ray starts.
+"""The configuration of a GRPO run: frozen dataclasses; `rl.config_loading` fills and checks them before Ray starts.
 
-Precedence, lowest first: the defaults below, the preset (`configs/<name>.yaml` or a path), overrides. An unknown key is
-an error. Enum members are lower-case because OmegaConf reads an enum by its member's name, and YAML should look natural.
+Precedence, lowest first: the defaults below, the preset (`configs/<name>.yaml` or a path), overrides. Unknown keys
+are errors. Enum members are lower-case because OmegaConf reads an enum by its member's name, and YAML should look natural.
 """
 
 from __future__ import annotations
@@ -15,9 +15,7 @@ class ConfigError(ValueError):
 
 
 class Dtype(StrEnum):
-    auto = (
-        "auto"  # bfloat16 where the processor or GPU computes it natively, else float32
-    )
+    auto = "auto"  # bfloat16 where the processor or GPU computes it natively, else float32
     float32 = "float32"
     bfloat16 = "bfloat16"
 
@@ -79,7 +77,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The policy. `path`: a Hugging Face folder or hub id, or a name known to `rl.models` (smollm2-135m, tiny-qwen3)."""
+    """The policy. `path`: a Hugging Face folder or hub id, or a name that `rl.models` knows (smollm2-135m, tiny-qwen3)."""
 
     path: str = "smollm2-135m"
     dtype: Dtype = Dtype.auto
@@ -184,9 +182,7 @@ class RewardConfig:
     kl_cap: float = 5.0
     target_tokens: int = 200
     leak_penalty: float = 2.0  # subtracted when tactic labels or headings show
-    truncation_penalty: float = (
-        0.0  # subtracted when the reply was cut off at max_response_tokens
-    )
+    truncation_penalty: float = 0.0  # subtracted when the reply was cut off at max_response_tokens
     empty_reward: float = -1.0  # of a reply without text, whatever the others got
     min_group: int = 2  # fewer scored rollouts than this: the group is dropped and its prompt asked again
 
@@ -200,9 +196,7 @@ class ServersConfig:
     replicas: int = 1
     timeout_s: float = 60.0
     retries: int = 4
-    max_failed_fraction: float = (
-        0.2  # of a step's rollouts; above it the run stops with an error
-    )
+    max_failed_fraction: float = 0.2  # of a step's rollouts; above it the run stops with an error
 
 
 @dataclass(frozen=True)

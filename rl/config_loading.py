@@ -1,4 +1,4 @@
-"""From a preset and overrides to a checked `RunConfig`; every error names the key, the value and what would be right."""
+"""From a preset and overrides to a checked `RunConfig`; an error names the key, the value and what would be right."""
 
 from __future__ import annotations
 
@@ -79,11 +79,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "evaluation.max_prompts": config.evaluation.max_prompts,
         "evaluation.samples_per_prompt": config.evaluation.samples_per_prompt,
     }
-    yield from (
-        f"{key}={value}: must be 1 or more"
-        for key, value in at_least_one.items()
-        if value < 1
-    )
+    yield from (f"{key}={value}: must be 1 or more" for key, value in at_least_one.items() if value < 1)
     above_zero = {
         "learner.lr": config.learner.lr,
         "learner.max_grad_norm": config.learner.max_grad_norm,
@@ -95,11 +91,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "reward.alpha": config.reward.alpha,
         "reward.kl_cap": config.reward.kl_cap,
     }
-    yield from (
-        f"{key}={value}: must be above 0"
-        for key, value in above_zero.items()
-        if not value > 0
-    )
+    yield from (f"{key}={value}: must be above 0" for key, value in above_zero.items() if not value > 0)
     not_negative = {
         "steps": config.steps,
         "epochs": config.epochs,
@@ -112,11 +104,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "servers.retries": config.servers.retries,
         "evaluation.every": config.evaluation.every,
     }
-    yield from (
-        f"{key}={value}: must be 0 or more"
-        for key, value in not_negative.items()
-        if value < 0
-    )
+    yield from (f"{key}={value}: must be 0 or more" for key, value in not_negative.items() if value < 0)
     shares = {
         "data.holdout_fraction": (config.data.holdout_fraction, 0.0, 0.9),
         "servers.max_failed_fraction": (config.servers.max_failed_fraction, 0.0, 1.0),
@@ -137,10 +125,7 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
         yield f"rollout.n={config.rollout.n}: a group needs at least 2 rollouts to compare"
     if not 2 <= config.reward.min_group <= config.rollout.n:
         yield f"reward.min_group={config.reward.min_group}: must lie between 2 and rollout.n={config.rollout.n}"
-    if (
-        config.rollout.top_p < 1.0
-        and config.learner.loss.correction.rollout_is != "none"
-    ):
+    if config.rollout.top_p < 1.0 and config.learner.loss.correction.rollout_is != "none":
         yield (
             f"rollout.top_p={config.rollout.top_p} with learner.loss.correction.rollout_is="
             f"{config.learner.loss.correction.rollout_is}: the learner scores tokens under the full distribution, so "
@@ -158,16 +143,10 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
 
 
 def _preset_layers(preset: str) -> list[tuple[str, DictConfig]]:
-    path = (
-        Path(preset)
-        if preset.endswith((".yaml", ".yml"))
-        else PRESETS / f"{preset}.yaml"
-    )
+    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
     if not path.is_file():
         hint = _suggestion(preset, preset_names())
-        raise ConfigError(
-            f"no preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or the path of a .yaml"
-        )
+        raise ConfigError(f"no preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or the path of a .yaml")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (yaml.YAMLError, UnicodeDecodeError) as error:
@@ -181,22 +160,16 @@ def _preset_layers(preset: str) -> list[tuple[str, DictConfig]]:
 
 def _override_layer(override: str) -> tuple[str, DictConfig]:
     if "=" not in override or override.startswith("="):
-        raise ConfigError(
-            f"override {override!r}: expected key=value, for example learner.lr=2e-6"
-        )
+        raise ConfigError(f"override {override!r}: expected key=value, for example learner.lr=2e-6")
     return f"override {override}", OmegaConf.from_dotlist([override])
 
 
-def _refuse_unknown_keys(
-    layer: DictConfig, schema: DictConfig, where: str, prefix: str = ""
-) -> None:
+def _refuse_unknown_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
     for key in layer:
         if key not in schema:
             hint = _suggestion(str(key), [str(k) for k in schema])
             known = ", ".join(str(k) for k in schema)
-            raise ConfigError(
-                f"{where}: unknown key {prefix}{key}{hint}; keys here: {known}"
-            )
+            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {known}")
         value = layer._get_node(key)
         if isinstance(value, DictConfig) and isinstance(schema[key], DictConfig):
             _refuse_unknown_keys(value, schema[key], where, f"{prefix}{key}.")
@@ -224,11 +197,5 @@ def _unlock(node: DictConfig) -> None:
 def _freeze_lists(value: Any) -> Any:
     """OmegaConf gives lists for tuple fields; a frozen configuration holds tuples, so that it can be hashed."""
     if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(
-            **{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)}
-        )
-    return (
-        tuple(value)
-        if isinstance(value, list) and not isinstance(value, Enum)
-        else value
-    )
+        return type(value)(**{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)})
+    return tuple(value) if isinstance(value, list) and not isinstance(value, Enum) else value

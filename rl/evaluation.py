@@ -7,16 +7,19 @@ The prompts, their order and the sampling seeds are the same for every evaluatio
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from dialogue.tactics import TACTICS, Tactic, TacticCounts, tactics_of_counts
 from reward_servers.protocol import Dimension, Score
 from rl.checkpoint import write_atomically
 from rl.config import RunConfig
 from rl.prompts import rollout_seed
+from rl.reward import Components
 from rl.rollout import RolloutPool, Sampling
 from rl.scoring import ScoredGroup, Scorer, score_groups
 from rl.types import Prompt, StopReason
@@ -28,7 +31,7 @@ EVALUATION_STEP = -1  # stands for the step in the sampling seeds, so that every
 class EvalReply:
     """One reply to a held-out prompt and what was said of it. Tactics are names, counts have K = 10 entries.
 
-    `reward_*` fields are the raw components; an empty reply has no sentences and no scores (None).
+    `raw` holds the components of the reward; an empty reply has no sentences, no dimensions and no components.
     """
 
     prompt_id: str
@@ -41,15 +44,11 @@ class EvalReply:
     sentence_tactics: tuple[tuple[str, ...], ...]
     previous_counts: tuple[int, ...] | None
     dimensions: tuple[float, ...] | None
-    quality: float | None
-    d_kl: float | None
-    entropy: float | None
+    raw: Components | None
 
     @property
     def tactics(self) -> frozenset[Tactic]:
-        return frozenset(
-            Tactic(name) for names in self.sentence_tactics for name in names
-        )
+        return frozenset(Tactic(name) for names in self.sentence_tactics for name in names)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,15 +74,11 @@ class EvalRun:
     @staticmethod
     def load(path: Path) -> EvalRun:
         record = json.loads(path.read_text(encoding="utf-8"))
-        replies = tuple(
-            EvalReply(**{k: _tuples(v) for k, v in reply.items()})
-            for reply in record["replies"]
-        )
-        return EvalRun(record["step"], replies, record["unscored"])
+        return EvalRun(record["step"], tuple(map(_reply_from_json, record["replies"])), record["unscored"])
 
     def metrics(self) -> dict[str, float]:
-        """Means over the replies, under `eval/`."""
-        return {f"eval/{name}": value for name, value in summary(self.replies).items()}
+        """Means over the replies, under `eval/`; one that does not exist (no previous turn anywhere) is left out."""
+        return {f"eval/{name}": value for name, value in summary(self.replies).items() if not math.isnan(value)}
 
     def line(self) -> str:
         """One line for the log."""
@@ -98,9 +93,7 @@ class EvalRun:
             "tokens",
             "truncated",
         )
-        return f"held out, step {self.step}: " + "  ".join(
-            f"{name} {values[name]:.3f}" for name in shown
-        )
+        return f"held out, step {self.step}: " + "  ".join(f"{name} {values[name]:.3f}" for name in shown)
 
 
 def evaluate(
@@ -121,44 +114,31 @@ def evaluate(
         top_p=1.0,
         max_tokens=config.rollout.max_response_tokens,
     )
-    seeds = [
-        rollout_seed(config.seed, EVALUATION_STEP, prompt, 0) for prompt in prompts
-    ]
-    scores = score_groups(
-        scorer, pool.generate(prompts, sampling, seeds), config, min_group=1
-    )
+    seeds = [rollout_seed(config.seed, EVALUATION_STEP, prompt, 0) for prompt in prompts]
+    scores = score_groups(scorer, pool.generate(prompts, sampling, seeds), config, min_group=1)
     replies = tuple(reply for group in scores.groups for reply in _replies(group))
     return EvalRun(step, replies, scores.failed)
 
 
 def summary(replies: Sequence[EvalReply]) -> dict[str, float]:
     """The means that a run reports; empty replies count in `empty` and in the text measures only."""
-    scored = [reply for reply in replies if reply.dimensions is not None]
+    scored = [reply for reply in replies if reply.raw is not None]
+    raw = [reply.raw for reply in replies if reply.raw is not None]
     values = {
-        "empathy": _mean([_value(reply.quality) for reply in scored]),
-        "d_kl": _mean(
-            [
-                _value(reply.d_kl)
-                for reply in scored
-                if reply.previous_counts is not None
-            ]
-        ),
-        "entropy": _mean([_value(reply.entropy) for reply in scored]),
+        "empathy": _mean([item.quality for item in raw]),
+        "d_kl": _mean([r.raw.d_kl for r in scored if r.raw is not None and r.previous_counts is not None]),
+        "entropy": _mean([item.entropy for item in raw]),
         "distinct_tactics": _mean([len(reply.tactics) for reply in replies]),
-        "stickiness": stickiness(
-            [(reply.previous_counts, reply.tactics) for reply in replies]
-        ),
+        "stickiness": stickiness([(reply.previous_counts, reply.tactics) for reply in replies]),
         "distinct_2": distinct_ngrams([reply.text for reply in replies], 2),
         "common_opening": common_opening([reply.text for reply in replies]),
         "tokens": _mean([reply.tokens for reply in replies]),
         "truncated": _mean([reply.truncated for reply in replies]),
         "leaked": _mean([reply.leaked for reply in replies]),
-        "empty": _mean([reply.dimensions is None for reply in replies]),
+        "empty": _mean([reply.raw is None for reply in replies]),
     }
     for index, dimension in enumerate(Dimension):
-        values[dimension.value] = _mean(
-            [reply.dimensions[index] for reply in scored if reply.dimensions]
-        )
+        values[dimension.value] = _mean([reply.dimensions[index] for reply in scored if reply.dimensions])
     return values
 
 
@@ -204,22 +184,14 @@ def _replies(group: ScoredGroup) -> list[EvalReply]:
             sentence_tactics=_names(score),
             previous_counts=group.prompt.previous_counts,
             dimensions=score.empathy.dimensions if score else None,
-            quality=score.quality if score else None,
-            d_kl=breakdown.raw.d_kl if breakdown.raw else None,
-            entropy=breakdown.raw.entropy if breakdown.raw else None,
+            raw=breakdown.raw,
         )
-        for rollout, score, breakdown in zip(
-            group.rollouts, group.scores, group.breakdowns, strict=True
-        )
+        for rollout, score, breakdown in zip(group.rollouts, group.scores, group.breakdowns, strict=True)
     ]
 
 
 def _names(score: Score | None) -> tuple[tuple[str, ...], ...]:
-    return (
-        tuple(tuple(map(str, tactics)) for tactics in score.sentence_tactics)
-        if score
-        else ()
-    )
+    return tuple(tuple(map(str, tactics)) for tactics in score.sentence_tactics) if score else ()
 
 
 def _ngrams(words: Sequence[str], order: int) -> list[tuple[str, ...]]:
@@ -230,11 +202,11 @@ def _mean(values: Sequence[float]) -> float:
     return sum(values) / len(values) if values else float("nan")
 
 
-def _value(number: float | None) -> float:
-    if number is None:
-        raise ValueError("a scored reply has all its components")
-    return number
+def _reply_from_json(record: dict[str, Any]) -> EvalReply:
+    raw = record.pop("raw")
+    fields = {name: _tuples(value) for name, value in record.items()}
+    return EvalReply(**fields, raw=Components(**raw) if raw is not None else None)
 
 
-def _tuples(value: object) -> object:
+def _tuples(value: Any) -> Any:
     return tuple(map(_tuples, value)) if isinstance(value, list) else value

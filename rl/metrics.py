@@ -35,32 +35,22 @@ def step_metrics(
         **_reward_metrics(scores),
         "rollout/tokens_mean": float(np.mean(tokens)),
         "rollout/tokens_max": float(np.max(tokens)),
-        "rollout/truncated": float(
-            np.mean([r.stop_reason is StopReason.LENGTH for r in rollouts])
-        ),
+        "rollout/truncated": float(np.mean([r.stop_reason is StopReason.LENGTH for r in rollouts])),
         "rollout/distinct_2": distinct_ngrams(texts, 2),
         "rollout/common_opening": common_opening(texts),
         "rollout/tokens_per_s": sum(tokens) / generate_s if generate_s else 0.0,
         "groups/asked": float(len(groups)),
-        "groups/zero_variance": float(
-            sum(group.zero_variance for group in scores.groups)
-        ),
+        "groups/zero_variance": float(sum(group.zero_variance for group in scores.groups)),
         "groups/handed_back": float(len(scores.handed_back)),
         "counts/failed_scores": float(scores.failed),
-        "counts/empty": float(
-            sum(b.empty for group in scores.groups for b in group.breakdowns)
-        ),
-        "counts/leaked": float(
-            sum(b.leaked for group in scores.groups for b in group.breakdowns)
-        ),
+        "counts/empty": float(sum(b.empty for group in scores.groups for b in group.breakdowns)),
+        "counts/leaked": float(sum(b.leaked for group in scores.groups for b in group.breakdowns)),
         **learned,
         **{f"time/{name}": seconds for name, seconds in timings.items()},
     }
 
 
-def sample_records(
-    scores: StepScores, batch_of: Sequence[ScoredGroup]
-) -> list[dict[str, Any]]:
+def sample_records(scores: StepScores, batch_of: Sequence[ScoredGroup]) -> list[dict[str, Any]]:
     """One record per scored rollout, with every component of its reward and the tactics of each sentence."""
     trained = {id(group) for group in batch_of}
     return [
@@ -76,11 +66,7 @@ def sample_records(
             **asdict(breakdown),
             "empathy": score.empathy.as_dict() if score else None,
             "sentences": list(score.sentences) if score else [],
-            "sentence_tactics": [
-                list(map(str, tactics)) for tactics in score.sentence_tactics
-            ]
-            if score
-            else [],
+            "sentence_tactics": [list(map(str, tactics)) for tactics in score.sentence_tactics] if score else [],
         }
         for group in scores.groups
         for index, (rollout, breakdown, score) in enumerate(
@@ -90,31 +76,18 @@ def sample_records(
 
 
 def _reward_metrics(scores: StepScores) -> dict[str, float]:
-    breakdowns = [
-        breakdown for group in scores.groups for breakdown in group.breakdowns
-    ]
+    breakdowns = [breakdown for group in scores.groups for breakdown in group.breakdowns]
     if not breakdowns:
         return {}
     metrics = {
         "reward/mean": float(np.mean([breakdown.reward for breakdown in breakdowns])),
-        "reward/std_in_group": float(
-            np.mean([np.std(group.rewards) for group in scores.groups])
-        ),
+        "reward/std_in_group": float(np.mean([np.std(group.rewards) for group in scores.groups])),
     }
     raw = [breakdown.raw for breakdown in breakdowns if breakdown.raw is not None]
     if raw:
         for name in ("quality", "d_kl", "entropy", "bigram", "trigram"):
-            metrics[f"reward/{name}"] = float(
-                np.mean([getattr(item, name) for item in raw])
-            )
-        dimensions = np.array(
-            [
-                s.empathy.dimensions
-                for group in scores.groups
-                for s in group.scores
-                if s is not None
-            ]
-        )
+            metrics[f"reward/{name}"] = float(np.mean([getattr(item, name) for item in raw]))
+        dimensions = np.array([s.empathy.dimensions for group in scores.groups for s in group.scores if s is not None])
         for index, dimension in enumerate(Dimension):
             metrics[f"reward/{dimension.value}"] = float(dimensions[:, index].mean())
     return metrics

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from dialogue.prompts import chat_messages
 
 from dialogue.conversation import Conversation, Role
-from dialogue.prompts import chat_messages
 from rl.config import ConfigError, OverlongPrompt, RunConfig
 from rl.types import Prompt, TurnTactics
 
@@ -89,9 +89,7 @@ def _build_prompt(
     config: RunConfig,
 ) -> Prompt:
     past = tuple(
-        tactics[conversation.id, i]
-        for i, turn in enumerate(conversation.history(index))
-        if turn.role is Role.SUPPORTER
+        tactics[conversation.id, i] for i, turn in enumerate(conversation.history(index)) if turn.role is Role.SUPPORTER
     )
     prompt = Prompt(
         id=f"{conversation.id}/{index}",
@@ -102,13 +100,27 @@ def _build_prompt(
     )
     messages = chat_messages(conversation, index, config.data.system_prompt, prompt.previous_counts)
     token_ids = render(messages, tokenizer, enable_thinking=config.model.enable_thinking)
-    return Prompt(prompt.id, prompt.conversation_id, prompt.history, token_ids, prompt.past_tactics)
+    return Prompt(
+        prompt.id,
+        prompt.conversation_id,
+        prompt.history,
+        token_ids,
+        prompt.past_tactics,
+    )
 
 
-def render(messages: Sequence[Any], tokenizer: PreTrainedTokenizerBase, *, enable_thinking: bool) -> tuple[int, ...]:
+def render(
+    messages: Sequence[Any],
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    enable_thinking: bool,
+) -> tuple[int, ...]:
     """Token ids of the chat template up to and including the opening of the assistant's turn, (P_T,)."""
     encoded = tokenizer.apply_chat_template(
-        list(messages), add_generation_prompt=True, return_dict=True, enable_thinking=enable_thinking
+        list(messages),
+        add_generation_prompt=True,
+        return_dict=True,
+        enable_thinking=enable_thinking,
     )
     return tuple(encoded["input_ids"])
 

@@ -54,9 +54,7 @@ class RewardBreakdown:
     empty: bool
 
 
-def kl_to_previous(
-    current: TacticCounts, previous: TacticCounts | None, alpha: float, cap: float
-) -> float:
+def kl_to_previous(current: TacticCounts, previous: TacticCounts | None, alpha: float, cap: float) -> float:
     """D_KL(current || previous) of tactic counts smoothed by `alpha`, at most `cap`, in nats.
 
     0 where the reply has no tactic (saying nothing recognisable is not variety) or there is no previous turn.
@@ -73,9 +71,7 @@ def entropy(counts: TacticCounts) -> float:
     return -sum(c / total * math.log(c / total) for c in counts if c) if total else 0.0
 
 
-def ngram_surprisal(
-    current: TurnTactics, past: Sequence[TurnTactics], order: int, alpha: float
-) -> float:
+def ngram_surprisal(current: TurnTactics, past: Sequence[TurnTactics], order: int, alpha: float) -> float:
     """Mean -log P(next tactic | the `order` - 1 before it) over consecutive sentences of the current turn, in nats.
 
     P is estimated on the past supporter turns, smoothed by `alpha` over the K = 10 possible next tactics. Sentences
@@ -92,12 +88,7 @@ def ngram_surprisal(
     surprisals = []
     for window in _windows(current, order):
         grams = list(product(*window))
-        logs = [
-            -math.log(
-                (seen[gram] + alpha) / (contexts[gram[:-1]] + alpha * len(TACTICS))
-            )
-            for gram in grams
-        ]
+        logs = [-math.log((seen[gram] + alpha) / (contexts[gram[:-1]] + alpha * len(TACTICS))) for gram in grams]
         surprisals.append(sum(logs) / len(logs))
     return sum(surprisals) / len(surprisals) if surprisals else 0.0
 
@@ -107,16 +98,10 @@ def components(prompt: Prompt, score: Score, config: RewardConfig) -> Components
     counts = score.tactic_counts
     return Components(
         quality=score.quality,
-        d_kl=kl_to_previous(
-            counts, prompt.previous_counts, config.alpha, config.kl_cap
-        ),
+        d_kl=kl_to_previous(counts, prompt.previous_counts, config.alpha, config.kl_cap),
         entropy=entropy(counts),
-        bigram=ngram_surprisal(
-            score.sentence_tactics, prompt.past_tactics, 2, config.alpha
-        ),
-        trigram=ngram_surprisal(
-            score.sentence_tactics, prompt.past_tactics, 3, config.alpha
-        ),
+        bigram=ngram_surprisal(score.sentence_tactics, prompt.past_tactics, 2, config.alpha),
+        trigram=ngram_surprisal(score.sentence_tactics, prompt.past_tactics, 3, config.alpha),
     )
 
 
@@ -126,6 +111,16 @@ def scale_within_group(values: Sequence[float]) -> list[float]:
     if high - low < 1e-12:
         return [FLAT] * len(values)
     return [(value - low) / (high - low) for value in values]
+
+
+@dataclass(frozen=True, slots=True)
+class RawReply:
+    """All that the reward of one reply depends on besides the rest of its group. `raw` is None for an empty reply."""
+
+    raw: Components | None
+    tokens: int
+    leaked: bool
+    truncated: bool
 
 
 def group_rewards(
@@ -144,23 +139,24 @@ def group_rewards(
     Returns:
         G breakdowns in the same order.
     """
-    if any(
-        (score is None) != is_empty(rollout)
-        for rollout, score in zip(rollouts, scores, strict=True)
-    ):
-        raise ValueError(
-            f"prompt {prompt.id}: exactly the rollouts without text must come without a score"
+    if any((score is None) != is_empty(rollout) for rollout, score in zip(rollouts, scores, strict=True)):
+        raise ValueError(f"prompt {prompt.id}: exactly the rollouts without text must come without a score")
+    replies = [
+        RawReply(
+            raw=components(prompt, score, config) if score is not None else None,
+            tokens=len(rollout.token_ids),
+            leaked=leaks_labels(rollout.text),
+            truncated=rollout.stop_reason is StopReason.LENGTH,
         )
-    raw = [components(prompt, score, config) for score in scores if score is not None]
-    scaled = iter(_scale_all(raw))
-    unscaled = iter(raw)
-    breakdowns = []
-    for rollout in rollouts:
-        if is_empty(rollout):
-            breakdowns.append(_empty_breakdown(rollout, config))
-        else:
-            breakdowns.append(_breakdown(rollout, next(unscaled), next(scaled), config))
-    return breakdowns
+        for rollout, score in zip(rollouts, scores, strict=True)
+    ]
+    return scale_and_join(replies, config)
+
+
+def scale_and_join(replies: Sequence[RawReply], config: RewardConfig) -> list[RewardBreakdown]:
+    """Scale the components within the group and join them into G rewards; empty replies stand outside the scaling."""
+    scaled = iter(_scale_all([reply.raw for reply in replies if reply.raw is not None]))
+    return [_breakdown(reply, next(scaled) if reply.raw is not None else None, config) for reply in replies]
 
 
 def is_empty(rollout: Rollout) -> bool:
@@ -168,29 +164,21 @@ def is_empty(rollout: Rollout) -> bool:
     return not rollout.text.strip()
 
 
-def _breakdown(
-    rollout: Rollout, raw: Components, scaled: Components, config: RewardConfig
-) -> RewardBreakdown:
-    length_factor = min(1.0, config.target_tokens / max(1, len(rollout.token_ids)))
-    leaked = leaks_labels(rollout.text)
-    truncated = rollout.stop_reason is StopReason.LENGTH
-    penalty = config.leak_penalty * leaked + config.truncation_penalty * truncated
-    reward = _join(scaled, config) * length_factor - penalty
+def _breakdown(reply: RawReply, scaled: Components | None, config: RewardConfig) -> RewardBreakdown:
+    length_factor = min(1.0, config.target_tokens / max(1, reply.tokens))
+    if scaled is None:
+        reward = config.empty_reward
+    else:
+        penalty = config.leak_penalty * reply.leaked + config.truncation_penalty * reply.truncated
+        reward = _join(scaled, config) * length_factor - penalty
     return RewardBreakdown(
-        reward, raw, scaled, length_factor, leaked, truncated, empty=False
-    )
-
-
-def _empty_breakdown(rollout: Rollout, config: RewardConfig) -> RewardBreakdown:
-    truncated = rollout.stop_reason is StopReason.LENGTH
-    return RewardBreakdown(
-        config.empty_reward,
-        None,
-        None,
-        1.0,
-        leaked=False,
-        truncated=truncated,
-        empty=True,
+        reward,
+        reply.raw,
+        scaled,
+        length_factor,
+        reply.leaked,
+        reply.truncated,
+        empty=scaled is None,
     )
 
 
@@ -216,9 +204,7 @@ def _scale_all(raw: Sequence[Components]) -> list[Components]:
     if not raw:
         return []
     names = Components.__slots__
-    columns = [
-        scale_within_group([getattr(item, name) for item in raw]) for name in names
-    ]
+    columns = [scale_within_group([getattr(item, name) for item in raw]) for name in names]
     return [Components(*row) for row in zip(*columns, strict=True)]
 
 

@@ -72,44 +72,26 @@ def score_groups(
         ScoringError: more than `servers.max_failed_fraction` of the rollouts have no score.
     """
     results = dict(_score_texts(scorer, groups))
-    failures = [
-        result for result in results.values() if isinstance(result, ScoreFailure)
-    ]
+    failures = [result for result in results.values() if isinstance(result, ScoreFailure)]
     _check_failures(failures, sum(len(group.rollouts) for group in groups), config)
     kept, handed_back = [], []
     for p, group in enumerate(groups):
-        alive = [
-            g
-            for g in range(len(group.rollouts))
-            if not isinstance(results.get((p, g)), ScoreFailure)
-        ]
+        alive = [g for g in range(len(group.rollouts)) if not isinstance(results.get((p, g)), ScoreFailure)]
         if len(alive) < (config.reward.min_group if min_group is None else min_group):
-            lost = next(
-                f
-                for g in range(len(group.rollouts))
-                if isinstance(f := results.get((p, g)), ScoreFailure)
-            )
+            lost = next(f for g in range(len(group.rollouts)) if isinstance(f := results.get((p, g)), ScoreFailure))
             handed_back.append((group.prompt, f"{lost.server}: {lost.message}"))
             continue
         rollouts = tuple(group.rollouts[g] for g in alive)
-        scores = tuple(
-            score if isinstance(score := results.get((p, g)), Score) else None
-            for g in alive
-        )
+        scores = tuple(score if isinstance(score := results.get((p, g)), Score) else None for g in alive)
         breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward))
         kept.append(ScoredGroup(group.prompt, rollouts, scores, breakdowns))
     return StepScores(tuple(kept), tuple(handed_back), len(failures))
 
 
-def _score_texts(
-    scorer: Scorer, groups: Sequence[RolloutGroup]
-) -> list[tuple[tuple[int, int], ScoreResult]]:
+def _score_texts(scorer: Scorer, groups: Sequence[RolloutGroup]) -> list[tuple[tuple[int, int], ScoreResult]]:
     """Results by (prompt, rollout) position; empty replies have nothing to score and are left out."""
     places = [
-        (p, g)
-        for p, group in enumerate(groups)
-        for g, rollout in enumerate(group.rollouts)
-        if not is_empty(rollout)
+        (p, g) for p, group in enumerate(groups) for g, rollout in enumerate(group.rollouts) if not is_empty(rollout)
     ]
     requests = [
         ScoreRequest(
@@ -122,9 +104,7 @@ def _score_texts(
     return list(zip(places, scorer.score(requests), strict=True))
 
 
-def _check_failures(
-    failures: Sequence[ScoreFailure], asked: int, config: RunConfig
-) -> None:
+def _check_failures(failures: Sequence[ScoreFailure], asked: int, config: RunConfig) -> None:
     if not failures or len(failures) <= config.servers.max_failed_fraction * asked:
         return
     causes = Counter((failure.server, failure.kind) for failure in failures)

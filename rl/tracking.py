@@ -53,7 +53,13 @@ class WandbTracker:
     def __init__(self, folder: Path) -> None:
         import wandb
 
-        self._run = wandb.init(project="rapport", name=folder.name, id=folder.name, dir=str(folder), resume="allow")
+        self._run = wandb.init(
+            project="rapport",
+            name=folder.name,
+            id=folder.name,
+            dir=str(folder),
+            resume="allow",
+        )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)
@@ -97,7 +103,10 @@ class RunLog:
             tracker.log(values, step)
 
     def samples(self, step: int, records: Iterable[Mapping[str, Any]]) -> None:
-        _append(self._folder / "samples.jsonl", [{"step": step, **record} for record in records])
+        _append(
+            self._folder / "samples.jsonl",
+            [{"step": step, **record} for record in records],
+        )
 
     def say(self, text: str) -> None:
         """One line for a person, on the terminal and in train.log."""

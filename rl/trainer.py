@@ -18,10 +18,8 @@ importance correction, so an asynchronous queue can stand between `generate` and
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-
-import ray
 
 from rl.advantage import compute_advantages
 from rl.checkpoint import RunFolder, TrainState
@@ -70,9 +68,7 @@ class Trainer:
         self.queue = PromptQueue(train_prompts, config.seed, config.rollout.retries)
         self.step = 0
         self.policy_version = 0
-        self.total_steps = config.steps or config.epochs * (
-            len(train_prompts) // config.prompts_per_step
-        )
+        self.total_steps = config.steps or config.epochs * (len(train_prompts) // config.prompts_per_step)
         self.sampling = Sampling(
             n=config.rollout.n,
             temperature=config.rollout.temperature,
@@ -98,10 +94,7 @@ class Trainer:
         timings: dict[str, float] = {}
         prompts = self.queue.take(self.config.prompts_per_step)
         with self.log.phase("generate", timings):
-            seeds = [
-                rollout_seed(self.config.seed, self.step, p, self.queue.attempts(p.id))
-                for p in prompts
-            ]
+            seeds = [rollout_seed(self.config.seed, self.step, p, self.queue.attempts(p.id)) for p in prompts]
             groups = self.workers.pool.generate(prompts, self.sampling, seeds)
         with self.log.phase("score", timings):
             scores = score_groups(self.workers.scorer, groups, self.config)
@@ -136,16 +129,12 @@ class Trainer:
         self.workers.learner.load(checkpoint / "learner")
         self.step, self.policy_version = state.step, state.policy_version
         self.log.rewind(state.step)
-        self.log.say(
-            f"resumed from {checkpoint} at step {self.step} of {self.total_steps}"
-        )
+        self.log.say(f"resumed from {checkpoint} at step {self.step} of {self.total_steps}")
 
     def _sync(self) -> None:
         lora = self.config.model.lora if self.config.model.lora.rank else None
         buckets = tuple(self.workers.learner.weights())
-        self.workers.pool.update_weights(
-            WeightUpdate(self.policy_version, buckets, lora)
-        )
+        self.workers.pool.update_weights(WeightUpdate(self.policy_version, buckets, lora))
         del buckets  # the workers have read them: let Ray free the shared memory
 
     def _save(self) -> None:
@@ -172,9 +161,7 @@ class Trainer:
                 self.config,
             )
         result.save(saved)
-        self.log.metrics(
-            self.step, {**result.metrics(), "time/evaluate": timings["evaluate"]}
-        )
+        self.log.metrics(self.step, {**result.metrics(), "time/evaluate": timings["evaluate"]})
         self.log.say(result.line())
         return result
 
@@ -210,13 +197,7 @@ def train_groups(groups: Sequence[ScoredGroup], config: RunConfig) -> list[Train
 
 
 def _step_line(step: int, total: int, metrics: dict[str, float]) -> str:
-    times = " ".join(
-        f"{name[5:]} {value:.1f}s"
-        for name, value in metrics.items()
-        if name.startswith("time/")
-    )
-    return (
-        f"step {step}/{total}  reward {metrics.get('reward/mean', float('nan')):.3f}  "
-        f"empathy {metrics.get('reward/quality', float('nan')):.2f}  D_KL {metrics.get('reward/d_kl', float('nan')):.2f}  "
-        f"KL {metrics.get('loss/kl', float('nan')):.4f}  tokens {metrics['rollout/tokens_mean']:.0f}  {times}"
-    )
+    times = "  ".join(f"{name[5:]} {value:.1f}s" for name, value in metrics.items() if name.startswith("time/"))
+    shown = {"reward": "reward/mean", "empathy": "reward/quality", "D_KL": "reward/d_kl", "KL": "loss/kl"}
+    values = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
+    return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}  |  {times}"
