@@ -1,0 +1,74 @@
+"""Every preset parses; every mistake is one error that names the key."""
+
+from __future__ import annotations
+
+import pytest
+
+from rl.config import ConfigError, EngineName, LossConfig
+from rl.config_loading import load_config, preset_names, to_yaml
+
+PAPER = {"q-dkl": (1.0, 0.0), "q-h": (0.0, 1.0), "q-dkl-h": (0.5, 0.5)}
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_parses_and_survives_a_round_trip(name, tmp_path):
+    config = load_config(name)
+    (tmp_path / "saved.yaml").write_text(to_yaml(config))
+    assert load_config(str(tmp_path / "saved.yaml")) == config
+
+
+@pytest.mark.parametrize("size", ["1.7b", "4b"])
+@pytest.mark.parametrize(("run", "gammas"), PAPER.items())
+def test_the_papers_six_runs_have_its_hyperparameters(size, run, gammas):
+    config = load_config(f"mint-qwen3-{size}-{run}")
+    assert (config.reward.gamma_kl, config.reward.gamma_entropy) == gammas
+    assert (config.prompts_per_step, config.rollout.n, config.epochs, config.save_every) == (24, 8, 3, 50)
+    assert (config.learner.lr, config.learner.loss.kl_coef) == (1e-6, 0.01)
+    assert (config.rollout.max_prompt_tokens, config.rollout.max_response_tokens) == (8192, 2048)
+    assert config.model.lora.rank == 0
+    assert config.reward.weight == 1.0
+
+
+def test_overrides_win_over_the_preset():
+    config = load_config("tiny", ["learner.engine=zero2", "learner.betas=[0.9,0.95]", "model.lora.rank=4"])
+    assert config.learner.engine is EngineName.zero2
+    assert config.learner.betas == (0.9, 0.95)
+    assert config.model.lora.rank == 4
+
+
+MISTAKES = {
+    "learner.enigne=zero2": r"unknown key learner\.enigne \(did you mean engine\?\)",
+    "learner.engine=zero9": r"learner\.engine.*zero9.*fsdp2, zero1, zero2, zero3",
+    "learner.lr=fast": r"learner\.lr.*fast",
+    "learner.lr=-1": r"learner\.lr=-1.0: must be above 0",
+    "rollout.n=1": r"rollout\.n=1: a group needs at least 2",
+    "reward.min_group=9": r"reward\.min_group=9",
+    "rollout.top_p=0.9": r"rollout\.top_p=0\.9.*set top_p=1\.0",
+    "learner.minibatches=9": r"learner\.minibatches=9",
+    "data.holdout_fraction=2": r"data\.holdout_fraction=2\.0",
+    "model=3": r"model",
+    "lr": r"expected key=value",
+    "name=a/b": r"name='a/b'",
+}
+
+
+@pytest.mark.parametrize(("override", "message"), MISTAKES.items())
+def test_a_mistake_is_named(override, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config("tiny", [override])
+
+
+def test_an_unknown_preset_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"quickstrt.*did you mean quickstart"):
+        load_config("quickstrt")
+
+
+def test_broken_yaml_names_its_file(tmp_path):
+    (tmp_path / "broken.yaml").write_text("learner: [")
+    with pytest.raises(ConfigError, match=r"broken\.yaml"):
+        load_config(str(tmp_path / "broken.yaml"))
+
+
+def test_the_configuration_can_be_hashed():
+    assert hash(load_config("tiny")) == hash(load_config("tiny"))
+    assert LossConfig() == LossConfig()

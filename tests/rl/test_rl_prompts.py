@@ -1,0 +1,112 @@
+"""Prompts are whole turns on gold histories; their order is exact, seeded and resumable."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from dialogue.conversation import Conversation, Role, Turn
+from dialogue.tactics import Tactic
+from rl.config import ConfigError, DataConfig, OverlongPrompt, RolloutConfig, RunConfig
+from rl.prompts import PromptError, PromptQueue, build_prompts, rollout_seed, supporter_texts
+from rl.types import Prompt
+
+
+def queue(size: int, seed: int = 0, retries: int = 2) -> PromptQueue:
+    return PromptQueue([Prompt(f"c{i}/1", f"c{i}", (), (i,)) for i in range(size)], seed, retries)
+
+
+def ids(prompts: list[Prompt]) -> list[str]:
+    return [prompt.id for prompt in prompts]
+
+
+@given(size=st.integers(1, 12), batch=st.integers(1, 12), seed=st.integers(0, 3))
+def test_every_pass_asks_every_prompt_once_and_no_batch_has_one_twice(size, batch, seed):
+    if batch > size:
+        return
+    asked = queue(size, seed)
+    batches = [ids(asked.take(batch)) for _ in range(3 * size)]
+    assert all(len(set(b)) == batch for b in batches)
+    counts = Counter(i for b in batches for i in b)
+    assert max(counts.values()) - min(counts.values()) <= 1
+
+
+@settings(max_examples=30)
+@given(size=st.integers(3, 10), before=st.integers(0, 8), returned=st.booleans())
+def test_a_restored_queue_goes_on_exactly(size, before, returned):
+    original = queue(size)
+    for _ in range(before):
+        batch = original.take(2)
+        if returned:
+            original.hand_back(batch[0], "test")
+            original.done(batch[0]) if original.attempts(batch[0].id) > 1 else None
+    copy = queue(size)
+    copy.restore(original.state())
+    assert [ids(original.take(2)) for _ in range(6)] == [ids(copy.take(2)) for _ in range(6)]
+
+
+def test_a_prompt_handed_back_comes_first_and_not_for_ever():
+    asked = queue(5, retries=1)
+    first = asked.take(2)[0]
+    asked.hand_back(first, "server down")
+    again = asked.take(2)[0]
+    assert again.id == first.id
+    with pytest.raises(PromptError, match=f"{first.id}.*server down"):
+        asked.hand_back(again, "server down")
+
+
+def test_another_set_of_prompts_is_not_resumed():
+    with pytest.raises(ConfigError, match="differ from those of the checkpoint"):
+        queue(4).restore(queue(5).state())
+
+
+def test_seeds_differ_by_step_prompt_and_attempt_and_repeat():
+    a, b = (Prompt(i, i, (), ()) for i in ("a/1", "b/1"))
+    seeds = {rollout_seed(0, s, p, t) for s in range(3) for p in (a, b) for t in range(2)}
+    assert len(seeds) == 12
+    assert rollout_seed(0, 1, a, 0) == rollout_seed(0, 1, a, 0)
+    assert all(0 <= seed < 2**31 for seed in seeds)
+
+
+CONVERSATION = Conversation(
+    "talk",
+    tuple(
+        Turn(role, text)
+        for role, text in [
+            (Role.SEEKER, "I failed my exam."),
+            (Role.SUPPORTER, "That hurts. What happened?"),
+            (Role.SEEKER, "I froze."),
+            (Role.SUPPORTER, "Freezing is common."),
+        ]
+    ),
+)
+TAGS = {("talk", 1): ((Tactic.VALIDATION,), (Tactic.QUESTIONING,))}
+
+
+def test_each_supporter_turn_is_a_prompt_on_its_gold_history(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    assert set(supporter_texts([CONVERSATION])) == {("talk", 1)}
+    first, second = build_prompts([CONVERSATION], TAGS, tokenizer, RunConfig()).prompts
+    assert first.previous_counts is None
+    assert second.previous_counts is not None
+    assert dict(zip(Tactic, second.previous_counts, strict=True))[Tactic.QUESTIONING] == 1
+    assert [m["role"] for m in second.history] == ["user", "assistant", "user"]
+    text = tokenizer.decode(second.token_ids)
+    assert text.endswith("<|im_start|>assistant\n")
+    assert "I froze." in text
+    assert "Freezing is common." not in text
+
+
+def test_an_over_long_prompt_is_refused_by_name_or_left_out_and_counted(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    first, second = build_prompts([CONVERSATION], TAGS, tokenizer, RunConfig()).prompts
+    limit = RolloutConfig(max_prompt_tokens=len(first.token_ids))
+    with pytest.raises(ConfigError, match=rf"talk/3 with {len(second.token_ids)} tokens"):
+        build_prompts([CONVERSATION], TAGS, tokenizer, RunConfig(rollout=limit))
+    skip = RunConfig(rollout=limit, data=DataConfig(overlong=OverlongPrompt.skip))
+    kept = build_prompts([CONVERSATION], TAGS, tokenizer, skip)
+    assert (len(kept.prompts), kept.overlong) == (1, 1)
