@@ -91,6 +91,19 @@ class Score:
         return count_tactics(self.sentence_tactics)
 
 
+@dataclass(frozen=True, slots=True)
+class TaggedReply:
+    """A reply with its tactics and no empathy score; the fields are those of `Score`."""
+
+    sentences: tuple[str, ...]
+    sentence_tactics: tuple[tuple[Tactic, ...], ...]
+    tactic_probabilities: tuple[tuple[float, ...], ...]
+
+    @property
+    def tactic_counts(self) -> TacticCounts:
+        return count_tactics(self.sentence_tactics)
+
+
 class FailureKind(StrEnum):
     """Why a reply has no score. The first three are worth a retry; the last two would fail again."""
 
@@ -125,3 +138,4 @@ class ScoreFailure:
 
 
 ScoreResult = Score | ScoreFailure
+TagResult = TaggedReply | ScoreFailure
