@@ -1,0 +1,259 @@
+"""Groups -> shared-prompt rows -> micro-batches -> ranks.
+
+    TrainGroup            prompt, reply 1, reply 2, ... reply n
+    Row(s)                [prompt | reply 1 | reply 2 | ... ]     one, or several when it would exceed the limit
+    MicroBatch            rows of similar length, padded to (B, N), at most `micro_batch_tokens` cells
+    plan(...)[rank]       as many micro-batches on every rank, some of them empty
+
+A reply sees the prompt and itself (block-causal mask), and its positions go on from the prompt's end, so every reply is
+computed as if it stood alone after the prompt, which is computed once: P + nL tokens instead of n(P + L).
+
+Invariants:
+- Every reply of every group is in exactly one row. Nothing is cut, nothing is dropped.
+- A micro-batch holds at most `micro_batch_tokens` cells, padding included, unless it is a single row with one reply.
+- All ranks get the same number of micro-batches, because collectives must match.
+
+Suffixes: B rows, N tokens of a row, R replies of a micro-batch, T tokens of a reply.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from rl.types import TrainGroup
+
+PAD_SEGMENT = -1  # attends to itself only, so that its softmax is defined
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyKey:
+    """Which reply: indices into the groups given to `plan`, and into the group."""
+
+    group: int
+    reply: int
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt and some of its replies. Its length is that of the prompt plus those of the replies."""
+
+    prompt_ids: tuple[int, ...]
+    keys: tuple[ReplyKey, ...]
+    group: TrainGroup
+
+    @property
+    def replies(self) -> list[tuple[int, ...]]:
+        return [self.group.response_ids[key.reply] for key in self.keys]
+
+    def __len__(self) -> int:
+        return len(self.prompt_ids) + sum(map(len, self.replies))
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Which cells of one row attend to each other. `reply_spans`: (start, end) of every reply."""
+
+    prompt: int
+    reply_spans: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class MicroBatch:
+    """Tensors of one forward pass.
+
+    Attributes:
+        input_ids, position_ids: (B, N) int64.
+        segments: (B, N) int64; 0 in the prompt, k in the k-th reply, `PAD_SEGMENT` in padding.
+        gather: (R, T) int64; index into the flattened (B * N) cells of the cell that predicts a reply's token.
+        response_ids: (R, T) int64.
+        response_mask, rollout_logprobs, advantages: (R, T) float32; 0 in padding.
+        keys: R replies, in the order of the rows of these matrices. Empty: a micro-batch that is only there so that this
+            rank takes part in the collectives.
+        layouts: B, for attention that computes only what is seen.
+    """
+
+    input_ids: torch.Tensor
+    position_ids: torch.Tensor
+    segments: torch.Tensor
+    gather: torch.Tensor
+    response_ids: torch.Tensor
+    response_mask: torch.Tensor
+    rollout_logprobs: torch.Tensor
+    advantages: torch.Tensor
+    keys: tuple[ReplyKey, ...]
+    layouts: tuple[Layout, ...]
+
+    @property
+    def is_empty(self) -> bool:
+        return not self.keys
+
+    @property
+    def reply_tokens(self) -> int:
+        return int(self.response_mask.sum())
+
+    def to(self, device: torch.device) -> MicroBatch:
+        tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
+        return MicroBatch(**tensors, keys=self.keys, layouts=self.layouts)
+
+
+_TENSORS = (
+    "input_ids",
+    "position_ids",
+    "segments",
+    "gather",
+    "response_ids",
+    "response_mask",
+    "rollout_logprobs",
+    "advantages",
+)
+
+
+def rows_of(index: int, group: TrainGroup, limit: int) -> list[Row]:
+    """The fewest rows of at most `limit` tokens, filled in order. A reply that alone exceeds it has a row of its own.
+
+    Raises:
+        ValueError: a prompt or a reply without tokens, or ragged fields that do not fit each other.
+    """
+    _check(index, group)
+    rows: list[list[ReplyKey]] = []
+    room = 0
+    for number, reply in enumerate(group.response_ids):
+        if not rows or len(reply) > room:
+            rows.append([])
+            room = limit - len(group.prompt_ids)
+        rows[-1].append(ReplyKey(index, number))
+        room -= len(reply)
+    return [Row(group.prompt_ids, tuple(keys), group) for keys in rows]
+
+
+def _check(index: int, group: TrainGroup) -> None:
+    if not group.prompt_ids:
+        raise ValueError(f"group {index} has an empty prompt")
+    if len({len(group.response_ids), len(group.rollout_logprobs), len(group.advantages)}) != 1:
+        raise ValueError(f"group {index}: as many log-probs and advantages as replies are needed")
+    for number, (ids, logprobs, advantages) in enumerate(
+        zip(group.response_ids, group.rollout_logprobs, group.advantages, strict=True)
+    ):
+        if not ids or len({len(ids), len(logprobs), len(advantages)}) != 1:
+            raise ValueError(
+                f"group {index}, reply {number}: {len(ids)} tokens, {len(logprobs)} log-probs and {len(advantages)} "
+                "advantages; the three must be equal and not 0"
+            )
+
+
+def plan(groups: Sequence[TrainGroup], ranks: int, micro_batch_tokens: int) -> list[list[list[Row]]]:
+    """What each rank computes: `plan(...)[rank]` is a list of micro-batches, each a list of rows, [] an empty one.
+
+    Rows of similar length share a micro-batch, so little is padded; micro-batches are dealt to the ranks by verl's
+    Karmarkar-Karp partitioning, and within a rank the heaviest comes first, so that ranks wait little for each other.
+    """
+    rows = [row for index, group in enumerate(groups) for row in rows_of(index, group, micro_batch_tokens)]
+    rows.sort(key=len, reverse=True)
+    batches = _split_to_multiple(_fill(rows, micro_batch_tokens), ranks)
+    batches += [[] for _ in range(-len(batches) % ranks)]
+    if ranks == 1:
+        return [batches]
+    from verl.utils.seqlen_balancing import get_seqlen_balanced_partitions
+
+    shares = get_seqlen_balanced_partitions([_cells(batch) for batch in batches], ranks, equal_size=True)
+    return [sorted((batches[i] for i in share), key=_cells, reverse=True) for share in shares]
+
+
+def _cells(batch: Sequence[Row]) -> int:
+    return len(batch) * max(map(len, batch), default=0)
+
+
+def _fill(rows: list[Row], limit: int) -> list[list[Row]]:
+    """Consecutive rows, longest first, as many per micro-batch as fit when padded to the longest."""
+    batches: list[list[Row]] = []
+    for row in rows:
+        if batches and len(batches[-1][0]) * (len(batches[-1]) + 1) <= limit:
+            batches[-1].append(row)
+        else:
+            batches.append([row])
+    return batches
+
+
+def _split_to_multiple(batches: list[list[Row]], ranks: int) -> list[list[Row]]:
+    """Halve the largest micro-batches until their number is a multiple of `ranks`, as far as rows allow."""
+    batches = list(batches)
+    while len(batches) % ranks:
+        largest = max(range(len(batches)), key=lambda i: (len(batches[i]) > 1, _cells(batches[i])))
+        batch = batches[largest]
+        if len(batch) == 1:
+            break
+        half = (len(batch) + 1) // 2
+        batches[largest : largest + 1] = [batch[:half], batch[half:]]
+    return batches
+
+
+def collate(rows: Sequence[Row]) -> MicroBatch:
+    """Tensors of one micro-batch on the CPU; of no rows, one cell without a reply."""
+    if not rows:
+        return _empty()
+    width = max(map(len, rows))
+    ids, positions = np.zeros((2, len(rows), width), dtype=np.int64)
+    segments = np.full((len(rows), width), PAD_SEGMENT, dtype=np.int64)
+    gathers: list[np.ndarray] = []
+    layouts = []
+    for number, row in enumerate(rows):
+        prompt = len(row.prompt_ids)
+        cells = list(row.prompt_ids)
+        spans = []
+        positions[number, :prompt] = np.arange(prompt)
+        segments[number, :prompt] = 0
+        for segment, reply in enumerate(row.replies, start=1):
+            start, end = len(cells), len(cells) + len(reply)
+            cells.extend(reply)
+            spans.append((start, end))
+            positions[number, start:end] = np.arange(prompt, prompt + len(reply))
+            segments[number, start:end] = segment
+            predictors = np.arange(start - 1, end - 1)
+            predictors[0] = prompt - 1
+            gathers.append(predictors + number * width)
+        ids[number, : len(cells)] = cells
+        layouts.append(Layout(prompt, tuple(spans)))
+    keys = tuple(key for row in rows for key in row.keys)
+    return MicroBatch(
+        input_ids=torch.from_numpy(ids),
+        position_ids=torch.from_numpy(positions),
+        segments=torch.from_numpy(segments),
+        gather=_padded(gathers, np.int64),
+        response_ids=_padded([reply for row in rows for reply in row.replies], np.int64),
+        response_mask=_padded([np.ones(len(reply)) for row in rows for reply in row.replies], np.float32),
+        rollout_logprobs=_padded([row.group.rollout_logprobs[k.reply] for row in rows for k in row.keys], np.float32),
+        advantages=_padded([row.group.advantages[k.reply] for row in rows for k in row.keys], np.float32),
+        keys=keys,
+        layouts=tuple(layouts),
+    )
+
+
+def _padded(ragged: Sequence[Sequence[float] | np.ndarray], dtype: type) -> torch.Tensor:
+    matrix: np.ndarray = np.zeros((len(ragged), max(map(len, ragged))), dtype=dtype)
+    for number, values in enumerate(ragged):
+        matrix[number, : len(values)] = values
+    return torch.from_numpy(matrix)
+
+
+def _empty() -> MicroBatch:
+    """One cell that predicts one token which does not count: its loss is 0 and so is its gradient."""
+    cell, nothing = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1)
+    return MicroBatch(cell, cell, cell, cell, cell, nothing, nothing, nothing, keys=(), layouts=(Layout(1, ()),))
+
+
+def attention_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """The additive block-causal mask, (B, 1, N, N): 0 where a cell (axis 2) sees another (axis 3), else the least value.
+
+    A cell sees itself, and every earlier cell of the prompt and of its own segment.
+    """
+    width = segments.shape[1]
+    query, key = segments[:, :, None], segments[:, None, :]
+    seen = ((key == 0) | (key == query)) & (key != PAD_SEGMENT) & (query != PAD_SEGMENT)
+    seen &= torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
+    seen |= torch.eye(width, dtype=torch.bool, device=segments.device)
+    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
+    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]

@@ -1,0 +1,81 @@
+"""Weights -> a plain Hugging Face folder that transformers and vLLM open as it is."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from rl.config import ModelConfig
+
+ADAPTER = "adapter"  # the folder beside the merged weights
+
+
+def export(folder: Path, weights: Mapping[str, torch.Tensor], base: Path, config: ModelConfig) -> None:
+    """Write model, tokenizer and generation config, under a temporary name that is then renamed.
+
+    Under LoRA the adapter is merged in float32 and also saved as it is in `adapter/`. An older export at the same place
+    is replaced.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        model = _merged(weights, base, config, partial) if config.lora.rank else _filled(weights, base)
+        model.save_pretrained(partial)
+        save_companions(base, partial)
+        partial.chmod(0o755)
+        _replace(folder, partial)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def save_companions(base: Path, folder: Path) -> None:
+    """The tokenizer, its chat template and the generation config of the model that training started from."""
+    from transformers import AutoTokenizer
+
+    AutoTokenizer.from_pretrained(base).save_pretrained(folder)
+    generation = base / "generation_config.json"
+    if generation.is_file():
+        shutil.copyfile(generation, folder / generation.name)
+
+
+def _replace(folder: Path, partial: Path) -> None:
+    if not folder.exists():
+        partial.rename(folder)
+        return
+    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
+    folder.rename(old / "old")
+    partial.rename(folder)
+    shutil.rmtree(old)
+
+
+def _filled(weights: Mapping[str, torch.Tensor], base: Path) -> Any:
+    from transformers import AutoModelForCausalLM
+
+    dtype = next(iter(weights.values())).dtype
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=dtype)
+    missing, unexpected = model.load_state_dict(dict(weights), strict=False)
+    named = {name for name, _ in model.named_parameters()}  # tied names are left out here, as in `weights`
+    if unexpected or named & set(missing):
+        raise ValueError(f"weights do not fit {base}: missing {sorted(named & set(missing))}, unexpected {unexpected}")
+    return model
+
+
+def _merged(weights: Mapping[str, torch.Tensor], base: Path, config: ModelConfig, folder: Path) -> Any:
+    from peft import get_peft_model, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    from rl.engines.model import peft_config
+
+    model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    own = AutoModelForCausalLM.from_pretrained(base, dtype="auto").dtype
+    peft = get_peft_model(model, peft_config(config))
+    _, unexpected = set_peft_model_state_dict(peft, dict(weights))
+    if unexpected:
+        raise ValueError(f"adapter tensors do not fit {base}: {unexpected}")
+    peft.save_pretrained(str(folder / ADAPTER))
+    return peft.merge_and_unload().to(own if own is not None else torch.float32)

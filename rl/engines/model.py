@@ -1,0 +1,173 @@
+"""The policy as the learner sees it: a causal language model that answers a micro-batch with reply log-probs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from rl.batching import MicroBatch, attention_mask
+from rl.config import Dtype, ModelConfig
+from rl.engines.head import ReplyHead, Scoring
+
+if TYPE_CHECKING:
+    from peft import PeftConfig
+    from transformers import PreTrainedModel
+
+
+class ModelUnsupportedError(ValueError):
+    """A model whose output layer is more than a matrix product, so that its log-probs would be computed wrongly."""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyScores:
+    """`logprobs` and `entropies`: (R, T) float32, 0 in padding."""
+
+    logprobs: torch.Tensor
+    entropies: torch.Tensor
+
+
+class PolicyModel(nn.Module):
+    """Wraps a Hugging Face model, with or without a LoRA adapter, under the attribute `lm`."""
+
+    def __init__(self, lm: Any) -> None:
+        super().__init__()
+        self.lm = lm  # PreTrainedModel or PeftModel
+
+    @property
+    def bare(self) -> Any:
+        """The Hugging Face model itself, also under LoRA."""
+        return self.lm.get_base_model() if self.has_adapter else self.lm
+
+    @property
+    def has_adapter(self) -> bool:
+        return hasattr(self.lm, "peft_config")
+
+    @property
+    def decoder_layers(self) -> nn.ModuleList:
+        return self.bare.get_decoder().layers
+
+    @contextmanager
+    def without_adapter(self) -> Iterator[None]:
+        """The base model alone. peft's own `disable_adapter` also switches `requires_grad`, which FSDP2 copies when it
+        first gathers a parameter: a run whose first pass is the reference would then never train its adapter."""
+        from peft.tuners.tuners_utils import BaseTunerLayer
+
+        layers = [module for module in self.modules() if isinstance(module, BaseTunerLayer)]
+        for layer in layers:
+            layer._disable_adapters = True
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer._disable_adapters = False
+
+    def forward(self, batch: MicroBatch, scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
+        """Log-probs and entropies of the reply tokens of a micro-batch, both (R, T) float32."""
+        bare = self.bare
+        mask = attention_mask(batch.segments, self.mask_dtype)
+        states = bare.get_decoder()(
+            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+        ).last_hidden_state
+        # The empty micro-batch has one cell outside the mask: it goes through the head too, for the collectives' sake.
+        real = torch.ones_like(batch.response_mask) if batch.is_empty else batch.response_mask
+        where = real.nonzero(as_tuple=True)
+        hidden = states.flatten(0, 1)[batch.gather[where]]
+        logprobs, entropies = bare.get_output_embeddings()(hidden, batch.response_ids[where], scoring)
+        shape = batch.response_mask.shape
+        return _scatter(logprobs, where, shape), _scatter(entropies, where, shape)
+
+    @property
+    def mask_dtype(self) -> torch.dtype:
+        return self._mask_dtype
+
+    _mask_dtype: torch.dtype = torch.float32
+
+    def compute_in(self, dtype: torch.dtype) -> None:
+        """The dtype of the forward pass, which an engine may cast parameters to on the fly."""
+        self._mask_dtype = dtype
+
+
+def _scatter(values: torch.Tensor, where: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
+    return torch.zeros(shape, dtype=values.dtype, device=values.device).index_put(where, values)
+
+
+def load_policy(path: Path, config: ModelConfig, store: torch.dtype, compute: torch.dtype) -> PolicyModel:
+    """Read a model for training.
+
+    Args:
+        store: dtype of trained parameters. Parameters that LoRA freezes are kept in `compute`.
+        compute: dtype of the forward pass.
+    """
+    lora = config.lora.rank > 0
+    lm = _load(path, compute if lora else store)
+    if config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+    model: Any = lm
+    if lora:
+        from peft import get_peft_model
+
+        if config.gradient_checkpointing:
+            lm.enable_input_require_grads()
+        model = get_peft_model(lm, peft_config(config), autocast_adapter_dtype=False)
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.to(store)
+    policy = PolicyModel(model)
+    policy.compute_in(compute)
+    return policy
+
+
+def peft_config(config: ModelConfig) -> PeftConfig:
+    """The adapter as peft describes it."""
+    from peft import LoraConfig
+
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules=list(config.lora.target_modules),
+        task_type="CAUSAL_LM",
+    )
+
+
+def load_reference(path: Path, compute: torch.dtype) -> PolicyModel:
+    """A frozen copy of the model as it was before training."""
+    policy = PolicyModel(_load(path, compute).requires_grad_(False))
+    policy.compute_in(compute)
+    return policy.eval()
+
+
+def _load(path: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from transformers import AutoModelForCausalLM
+
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
+    head = lm.get_output_embeddings()
+    odd = [key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None)]
+    if odd or not isinstance(head, nn.Linear) or head.bias is not None:
+        reason = f"its configuration sets {', '.join(odd)}" if odd else "its output layer is not a plain matrix"
+        raise ModelUnsupportedError(f"model {path}: {reason}; log-probs would be wrong, so it is refused")
+    lm.set_output_embeddings(ReplyHead.adopt(head))
+    return lm
+
+
+def compute_dtype(choice: Dtype, device: torch.device) -> torch.dtype:
+    """What `model.dtype` means here: `auto` is bfloat16 where the hardware multiplies it natively."""
+    if choice is Dtype.auto:
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if choice is Dtype.bfloat16 else torch.float32
+
+
+def cpu_has_bfloat16() -> bool:
+    """Whether this processor has bfloat16 products (AVX-512 BF16, AMX, Arm's BF16). Without them they are emulated."""
+    info = Path("/proc/cpuinfo")
+    if not info.is_file():
+        return False
+    flags = info.read_text(encoding="utf-8", errors="replace").split()
+    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
