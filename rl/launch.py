@@ -1,12 +1,14 @@
 """From a configuration to a finished run: check all that can be checked without Ray, start the parts, train, close.
 
-    prepare (no Ray): model folder, tokenizer, conversations, split, prompt lengths, names in the loss, server's health
-    run     (in Ray): reward servers -> tags of past turns -> warm start -> rollout workers and learners -> Trainer
+prepare (no Ray): model folder, tokenizer, conversations, split, prompt lengths, names in the loss, server's health
+run     (in Ray): reward servers -> tags of past turns -> warm start -> rollout workers and learners -> Trainer
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,24 @@ from dialogue.conversation import Conversation
 from dialogue.loaders import load_conversations
 from dialogue.split import split_conversations
 from dialogue.tactics import TACTICS
+from rl.advantage import validate_advantage
 from rl.checkpoint import RunFolder
+from rl.closing import Change, Closing, compare, probe_table
 from rl.config import ConfigError, PromptMode, RunConfig
+from rl.evaluation import EvalRun
+from rl.learner import LearnerGroup
+from rl.losses import validate_loss
 from rl.models import resolve_model
-from rl.prompts import PromptSet, TurnKey, build_prompts, supporter_texts
-from rl.tracking import validate_trackers
-from rl.types import TurnTactics
+from rl.prompts import PromptSet, TurnKey, build_prompts, reply_examples, supporter_texts
+from rl.reward_client import BlockingScorer, start_scorer
+from rl.rollout import RolloutPool
+from rl.tracking import RunLog, validate_trackers
+from rl.trainer import Trainer, Workers
+from rl.types import Prompt, TurnTactics
+from rl.warm_start import warm_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-    from rl.closing import Closing
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +84,6 @@ def prepare(config: RunConfig) -> Prepared:
     """
     from transformers import AutoTokenizer
 
-    from rl.advantage import validate_advantage
-    from rl.losses import validate_loss
-
     validate_trackers(config.trackers)
     conversations = load_conversations("starter" if config.data.path == "starter" else Path(config.data.path))
     train, held_out = split_conversations(conversations, config.data.holdout_fraction, config.data.split_seed)
@@ -106,3 +112,89 @@ def _longest_prompts(conversations: Sequence[Conversation], prepared: Prepared) 
     worst: TurnTactics = (TACTICS,) if config.data.system_prompt is PromptMode.tactics_history else ()
     tactics = dict.fromkeys(supporter_texts(conversations), worst)
     return build_prompts(conversations, tactics, prepared.tokenizer, config)
+
+
+def run(prepared: Prepared) -> Closing:
+    """Train in the connected Ray cluster and write the closing table.
+
+    Raises:
+        RolloutError, LearnerError, ScoringError, TrainingError, PromptError: the run stopped; started again it goes on
+        from its last checkpoint.
+    """
+    config = prepared.config
+    folder = RunFolder(config)
+    folder.prepare()
+    with ExitStack() as on_exit:
+        log = RunLog(folder.path, config.trackers)
+        on_exit.callback(log.close)
+        log.say("plan\n" + prepared.describe())
+        timings: dict[str, float] = {}
+        with log.phase("start reward servers", timings):
+            scorer = start_scorer(config, on_exit)
+        with log.phase("tag past turns", timings):
+            train_prompts, held_out = _tagged_prompts(prepared, scorer)
+        with log.phase("warm start", timings):
+            model_path = _warm_started(prepared, train_prompts, folder)
+        with log.phase("start rollout workers and learners", timings):
+            workers = _start_workers(config, model_path, scorer, on_exit)
+        log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
+        Trainer(config, workers, train_prompts, held_out, folder, log).run()
+        closing = close_run(prepared, scorer, folder)
+        for table in closing.tables():
+            log.show(table)
+        log.say(f"weights: {folder.latest()}/hf   samples: {folder.path}/samples.jsonl")
+    return closing
+
+
+def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> Closing:
+    """Compare the first and the last evaluation of the run and write `closing.json`."""
+    evaluations = sorted(folder.path.glob("evaluation-*.json"))
+    changes: tuple[Change, ...] = ()
+    before, after = (EvalRun.load(evaluations[i]) for i in (0, -1))
+    if before.replies:
+        changes = compare(before, after, prepared.config.reward)
+    prompts = len({reply.prompt_id for reply in after.replies})
+    closing = Closing(before.step, after.step, prompts, changes, probe_table(scorer, prepared.held_out))
+    closing.save(folder.path / "closing.json")
+    return closing
+
+
+def _tagged_prompts(prepared: Prepared, scorer: BlockingScorer) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
+    """Training and held-out prompts, with the tactics of their past supporter turns from the tagger."""
+    config = prepared.config
+    texts = supporter_texts([*prepared.train, *prepared.held_out])
+    tactics: dict[TurnKey, TurnTactics] = dict(zip(texts, scorer.tag(list(texts.values())), strict=True))
+    train, held_out = (
+        build_prompts(side, tactics, prepared.tokenizer, config).prompts if side else ()
+        for side in (prepared.train, prepared.held_out)
+    )
+    # a fixed sample of turns, the same for every evaluation and every seed
+    held_out = tuple(sorted(held_out, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest()))
+    return train, held_out[: config.evaluation.max_prompts]
+
+
+def _warm_started(prepared: Prepared, prompts: Sequence[Prompt], folder: RunFolder) -> Path:
+    """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so."""
+    config = prepared.config
+    if config.warm_start.epochs == 0:
+        return prepared.model_path
+    target = folder.path / "warm_start"
+    if not target.is_dir():
+        texts = {
+            f"{conversation.id}/{index}": conversation.turns[index].text
+            for conversation in prepared.train
+            for index in conversation.supporter_turns()
+        }
+        examples = reply_examples(prompts, texts, prepared.tokenizer)
+        warm_start(config, prepared.model_path, examples, target.resolve())
+    return target.resolve()
+
+
+def _start_workers(config: RunConfig, model_path: Path, scorer: BlockingScorer, on_exit: ExitStack) -> Workers:
+    pool, learner = RolloutPool(config, model_path), LearnerGroup(config, model_path)
+    on_exit.callback(pool.close)
+    on_exit.callback(learner.close)
+    with ThreadPoolExecutor(2) as starting:  # both spend their time importing and loading
+        for done in [starting.submit(pool.start), starting.submit(learner.start)]:
+            done.result()
+    return Workers(pool, learner, scorer)

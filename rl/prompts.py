@@ -125,6 +125,31 @@ def render(
     return tuple(encoded["input_ids"])
 
 
+def reply_examples(
+    prompts: Sequence[Prompt], replies: Mapping[str, str], tokenizer: PreTrainedTokenizerBase
+) -> list[tuple[tuple[int, ...], tuple[int, ...]]]:
+    """The gold replies as language-model examples: (token ids, mask), the mask 1 on the supporter's tokens and EOS.
+
+    Consecutive turns of a conversation share one example where the later prompt only adds tokens to the earlier one;
+    where the chat template or the system prompt changes with the turn, each turn is an example of its own.
+
+    Args:
+        prompts: turns of a conversation next to each other and in order.
+        replies: gold text by prompt id.
+    """
+    examples: list[tuple[list[int], list[int]]] = []
+    for prompt in prompts:
+        tokens, mask = examples[-1] if examples else ([], [])
+        if not tokens or tuple(tokens) != prompt.token_ids[: len(tokens)]:
+            tokens, mask = [], []
+            examples.append((tokens, mask))
+        context = prompt.token_ids[len(tokens) :]
+        reply = [*tokenizer.encode(replies[prompt.id], add_special_tokens=False), tokenizer.eos_token_id]
+        tokens += [*context, *reply]
+        mask += [0] * len(context) + [1] * len(reply)
+    return [(tuple(tokens), tuple(mask)) for tokens, mask in examples]
+
+
 class PromptQueue:
     """The endless, seeded order of the training prompts; see the module's invariants."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.table import Table
 
 from rl.checkpoint import write_atomically
 from rl.config import ConfigError
@@ -112,6 +113,11 @@ class RunLog:
         """One line for a person, on the terminal and in train.log."""
         self._file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
         self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", soft_wrap=True)
+
+    def show(self, table: Table) -> None:
+        """A table, on the terminal and in train.log."""
+        self.console.print(table)
+        Console(file=self._file, width=120).print(table)
 
     @contextmanager
     def phase(self, name: str, timings: dict[str, float]) -> Iterator[None]:

@@ -148,6 +148,8 @@ class Trainer:
         self.workers.learner.export(folder / "hf")
 
     def _evaluate_now(self) -> EvalRun:
+        if not self.held_out:
+            return EvalRun(self.step, (), 0)
         saved = EvalRun.path(self.folder.path, self.step)
         if saved.is_file():
             return EvalRun.load(saved)

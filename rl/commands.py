@@ -1,0 +1,64 @@
+"""`rapport train` and `rapport export`. Heavy modules are imported when a command runs, so that `--help` is quick."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rl.config import ConfigError
+
+
+def train(
+    preset: Annotated[str, typer.Argument(help="A preset of configs/ (quickstart, tiny, ...) or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example learner.lr=2e-6 rollout.workers=2")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and plan; start nothing.")] = False,
+) -> None:
+    """Train a policy by GRPO.
+
+    Everything that can be checked is checked before Ray starts. A run that was interrupted goes on from its last
+    checkpoint when it is started again with the same name and configuration.
+
+    rapport train quickstart
+
+    rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json --dry-run
+    """
+    from rl.config_loading import load_config, to_yaml
+    from rl.launch import prepare
+
+    config = load_config(preset, overrides or [])
+    if dry_run:
+        typer.echo(to_yaml(config))
+    prepared = prepare(config)
+    if dry_run:
+        typer.echo(prepared.describe())
+        return
+    from cluster.session import ray_session
+    from rl.launch import run
+
+    actors = config.rollout.workers + config.learner.ranks + 2 * config.servers.replicas + 4
+    with ray_session(parallel_actors=2 * actors):
+        run(prepared)
+
+
+def export(
+    run: Annotated[Path, typer.Argument(help="The folder of a run, runs/<name>.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the Hugging Face folder; must not exist.")],
+    step: Annotated[int, typer.Option("--step", help="Which checkpoint; 0 for the newest.")] = 0,
+) -> None:
+    """Copy a checkpoint's weights as a Hugging Face folder that transformers and vLLM open as it is."""
+    checkpoints = sorted((run / "checkpoints").glob("step-*"))
+    if not checkpoints:
+        raise ConfigError(f"{run} has no checkpoint: give the folder of a run, such as runs/quickstart")
+    chosen = run / "checkpoints" / f"step-{step:06d}" if step else checkpoints[-1]
+    if chosen not in checkpoints:
+        kept = ", ".join(str(int(path.name[5:])) for path in checkpoints)
+        raise ConfigError(f"{run} has no checkpoint of step {step}; kept: {kept}")
+    if out.exists():
+        raise ConfigError(f"{out} exists already: choose another --out")
+    shutil.copytree(chosen / "hf", out)
+    typer.echo(f"{chosen / 'hf'} -> {out}")
