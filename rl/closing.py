@@ -196,7 +196,7 @@ _MEASURES: dict[str, Callable[[EvalReply], float | None]] = {
 }
 
 
-def _mean_ratio[T](groups: Sequence[Sequence[T]], value: Callable[[T], float | None]) -> Ratio:
+def _mean_ratio(groups: Sequence[Sequence[Item]], value: Callable[[Item], float | None]) -> Ratio:
     values = [[x for item in group if (x := value(item)) is not None] for group in groups]
     return np.array([[sum(v)] for v in values], float), np.array([[len(v)] for v in values], float)
 

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
-import threading
-from collections.abc import Coroutine, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from typing import Any, TypeVar
 
 from reward_servers.client import RetryPolicy, RewardClient
 from reward_servers.protocol import ScoreFailure, ScoreRequest, ScoreResult
@@ -14,22 +11,16 @@ from rl.config import RunConfig, ServersConfig
 from rl.scoring import ScoringError
 from rl.types import TurnTactics
 
-Answer = TypeVar("Answer")
-
 
 class BlockingScorer:
-    """A `RewardClient` behind plain calls, on an event loop in a thread of its own so that connections are kept."""
+    """A `RewardClient` behind plain calls. The client bounds every wait and every retry."""
 
-    def __init__(self, client: RewardClient, wait_s: float) -> None:
+    def __init__(self, client: RewardClient) -> None:
         self._client = client
-        self._wait_s = wait_s
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, name="reward-client", daemon=True)
-        self._thread.start()
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
         """One answer per request, in order; see `RewardClient.score`."""
-        return self._wait(self._client.score(requests)) if requests else []
+        return self._client.score_sync(requests) if requests else []
 
     def tag(self, replies: Sequence[str]) -> list[TurnTactics]:
         """Tactics of each sentence of each reply.
@@ -37,18 +28,12 @@ class BlockingScorer:
         Raises:
             ScoringError: a reply could not be tagged.
         """
-        tagged = self._wait(self._client.tag(replies)) if replies else []
-        for text, result in zip(replies, tagged, strict=True):
+        tactics = []
+        for text, result in zip(replies, self._client.tag_sync(replies) if replies else [], strict=True):
             if isinstance(result, ScoreFailure):
                 raise ScoringError(f"the turn {text[:60]!r} could not be tagged: {result.server}: {result.message}")
-        return [result.sentence_tactics for result in tagged if not isinstance(result, ScoreFailure)]
-
-    def close(self) -> None:
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-
-    def _wait(self, work: Coroutine[Any, Any, Answer]) -> Answer:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(timeout=self._wait_s)
+            tactics.append(result.sentence_tactics)
+        return tactics
 
 
 def start_scorer(config: RunConfig, on_exit: ExitStack) -> BlockingScorer:
@@ -56,13 +41,8 @@ def start_scorer(config: RunConfig, on_exit: ExitStack) -> BlockingScorer:
     servers = config.servers
     policy = RetryPolicy(timeout_s=servers.timeout_s, retries=servers.retries)
     if servers.url:
-        client = RewardClient.over_http(servers.url, servers.token, policy)
-    else:
-        client = _start_servers(servers, policy, on_exit)
-    # the client bounds its own waits; this last bound only catches a fault in the client itself
-    scorer = BlockingScorer(client, wait_s=4 * servers.timeout_s * (servers.retries + 1))
-    on_exit.callback(scorer.close)
-    return scorer
+        return BlockingScorer(RewardClient.over_http(servers.url, servers.token, policy))
+    return BlockingScorer(_start_servers(servers, policy, on_exit))
 
 
 def _start_servers(servers: ServersConfig, policy: RetryPolicy, on_exit: ExitStack) -> RewardClient:

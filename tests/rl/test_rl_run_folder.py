@@ -1,0 +1,111 @@
+"""A run's folder: never half a checkpoint, never a step listed twice, never another run's settings."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from rl.checkpoint import RunFolder, TrainState
+from rl.config import ConfigError, RunConfig
+from rl.tracking import RunLog, read_lines, validate_trackers
+
+
+@pytest.fixture
+def config(tmp_path) -> RunConfig:
+    return RunConfig(name="run", output_dir=str(tmp_path), keep_checkpoints=2)
+
+
+def write(folder: Path) -> None:
+    (folder / "hf").mkdir()
+
+
+def test_a_checkpoint_comes_back_and_old_ones_go(config):
+    folder = RunFolder(config)
+    folder.prepare()
+    for step in (5, 10, 15):
+        folder.save(TrainState(step, step, {"epoch": 0}), write)
+    assert [path.name for path in sorted(folder.checkpoints.iterdir())] == ["step-000010", "step-000015"]
+    assert RunFolder.load_state(folder.latest()) == TrainState(15, 15, {"epoch": 0})
+
+
+def test_an_interrupted_checkpoint_is_not_seen_and_the_last_good_one_stays(config):
+    folder = RunFolder(config)
+    folder.prepare()
+    folder.save(TrainState(5, 5, {}), write)
+
+    def disk_full(_: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        folder.save(TrainState(10, 10, {}), disk_full)
+    assert folder.latest().name == "step-000005"
+    RunFolder(config).prepare()
+    assert [path.name for path in folder.checkpoints.iterdir()] == ["step-000005"]
+
+
+def test_another_configuration_does_not_go_on_in_the_same_folder(config):
+    RunFolder(config).prepare()
+    changed = replace(config, learner=replace(config.learner, lr=0.5))
+    with pytest.raises(ConfigError, match=r"learner\.lr: 1e-06 -> 0\.5"):
+        RunFolder(changed).prepare()
+
+
+def test_more_steps_and_other_time_outs_may_go_on(config):
+    RunFolder(config).prepare()
+    RunFolder(replace(config, steps=99, learner=replace(config.learner, timeout_s=5.0))).prepare()
+
+
+def test_a_run_is_not_overwritten_when_resuming_is_off(config):
+    RunFolder(config).prepare()
+    with pytest.raises(ConfigError, match="already holds a run"):
+        RunFolder(replace(config, resume=False)).prepare()
+
+
+def test_rewinding_drops_later_steps_and_a_line_cut_by_a_kill(tmp_path):
+    log = RunLog(tmp_path, ())
+    for step in (1, 2, 3):
+        log.metrics(step, {"loss": float(step)})
+        log.samples(step, [{"text": "a"}, {"text": "b"}])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "lo')
+    log.rewind(2)
+    assert [line["step"] for line in read_lines(tmp_path / "metrics.jsonl")] == [1, 2]
+    assert [line["step"] for line in read_lines(tmp_path / "samples.jsonl")] == [1, 1, 2, 2]
+    log.close()
+
+
+def test_phases_are_timed_and_logged(tmp_path):
+    log = RunLog(tmp_path, ())
+    timings: dict[str, float] = {}
+    with log.phase("learn", timings):
+        pass
+    log.close()
+    assert timings["learn"] >= 0
+    assert "phase learn" in (tmp_path / "train.log").read_text()
+
+
+def test_tensorboard_gets_the_numbers(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    log = RunLog(tmp_path, ("tensorboard",))
+    log.metrics(7, {"reward/mean": 0.25})
+    log.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    (event,) = events.Scalars("reward/mean")
+    assert (event.step, event.value) == (7, 0.25)
+
+
+def test_an_unknown_tracker_is_refused():
+    with pytest.raises(ConfigError, match="mlflow.*tensorboard, wandb"):
+        validate_trackers(["mlflow"])
+
+
+def test_metrics_are_plain_json_lines(tmp_path):
+    log = RunLog(tmp_path, ())
+    log.metrics(1, {"loss": 0.1})
+    log.close()
+    assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.1}
