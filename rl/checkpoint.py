@@ -48,30 +48,32 @@ class RunFolder:
     def checkpoints(self) -> Path:
         return self.path / "checkpoints"
 
-    def prepare(self) -> None:
-        """Create the folder, or check that what is there may be resumed with this configuration.
+    def check(self) -> None:
+        """Check that what is in the folder may be resumed with this configuration; writes nothing.
 
         Raises:
             ConfigError: the folder holds a run and resuming is off or the configuration has changed.
         """
         saved = self.path / "config.yaml"
-        if saved.is_file():
-            if not self._config.resume:
-                raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-            changed = _changed_keys(saved.read_text(encoding="utf-8"), self._resumable_yaml())
-            if changed:
-                raise ConfigError(
-                    f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
-                    "choose another name="
-                )
+        if not saved.is_file():
+            return
+        if not self._config.resume:
+            raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
+        changed = _changed_keys(saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        if changed:
+            raise ConfigError(
+                f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
+                "choose another name="
+            )
+
+    def prepare(self) -> None:
+        """`check`, then create the folder and clear away what an interrupted checkpoint left."""
+        self.check()
         self.path.mkdir(parents=True, exist_ok=True)
         self.checkpoints.mkdir(exist_ok=True)
         for leftover in self.checkpoints.glob("writing-*"):
             shutil.rmtree(leftover)
-        write_atomically(saved, self._resumable_yaml())
-
-    def _resumable_yaml(self) -> str:
-        return to_yaml(self._config)
+        write_atomically(self.path / "config.yaml", to_yaml(self._config))
 
     def latest(self) -> Path | None:
         """The newest complete checkpoint."""

@@ -85,6 +85,7 @@ def prepare(config: RunConfig) -> Prepared:
     from transformers import AutoTokenizer
 
     validate_trackers(config.trackers)
+    RunFolder(config).check()
     conversations = load_conversations("starter" if config.data.path == "starter" else Path(config.data.path))
     train, held_out = split_conversations(conversations, config.data.holdout_fraction, config.data.split_seed)
     validate_advantage(config.learner.loss.advantage)

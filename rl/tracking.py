@@ -120,9 +120,10 @@ class RunLog:
         Console(file=self._file, width=120).print(table)
 
     @contextmanager
-    def phase(self, name: str, timings: dict[str, float]) -> Iterator[None]:
+    def phase(self, name: str, timings: dict[str, float], step: int | None = None) -> Iterator[None]:
         """Time a phase into `timings` (seconds) and show it while it lasts; train.log gets its beginning."""
-        self._file.write(f"{time.strftime('%H:%M:%S')} phase {name}\n")
+        of_step = "" if step is None else f"step {step} "
+        self._file.write(f"{time.strftime('%H:%M:%S')} {of_step}phase {name}\n")
         start = time.perf_counter()
         if sys.stdout.isatty():
             with self.console.status(f"{name} ..."):

@@ -93,10 +93,10 @@ class Trainer:
     def _train_step(self) -> None:
         timings: dict[str, float] = {}
         prompts = self.queue.take(self.config.prompts_per_step)
-        with self.log.phase("generate", timings):
+        with self.log.phase("generate", timings, self.step + 1):
             seeds = [rollout_seed(self.config.seed, self.step, p, self.queue.attempts(p.id)) for p in prompts]
             groups = self.workers.pool.generate(prompts, self.sampling, seeds)
-        with self.log.phase("score", timings):
+        with self.log.phase("score", timings, self.step + 1):
             scores = score_groups(self.workers.scorer, groups, self.config)
         for prompt, reason in scores.handed_back:
             self.queue.hand_back(prompt, reason)
@@ -105,14 +105,14 @@ class Trainer:
         teaching = [group for group in scores.groups if not group.zero_variance]
         batch = train_groups(teaching, self.config)
         learned: dict[str, float] = {}
-        with self.log.phase("learn", timings):
+        with self.log.phase("learn", timings, self.step + 1):
             if batch:
                 learned = self.workers.learner.train(batch, self.sampling.temperature)
                 self.policy_version += 1
         self._check_gap(learned)
         self.step += 1
         if batch:
-            with self.log.phase("sync", timings):
+            with self.log.phase("sync", timings, self.step):
                 self._sync()
         metrics = step_metrics(groups, scores, learned, timings)
         self.log.metrics(self.step, metrics)
@@ -122,7 +122,7 @@ class Trainer:
     def _resume(self) -> None:
         checkpoint = self.folder.latest()
         if checkpoint is None:
-            self.log.rewind(-1)
+            self.log.rewind(0)
             return
         state = RunFolder.load_state(checkpoint)
         self.queue.restore(state.queue)
@@ -140,7 +140,7 @@ class Trainer:
     def _save(self) -> None:
         timings: dict[str, float] = {}
         state = TrainState(self.step, self.policy_version, self.queue.state())
-        with self.log.phase("save", timings):
+        with self.log.phase("save", timings, self.step):
             self.folder.save(state, self._write_weights)
 
     def _write_weights(self, folder: Path) -> None:

@@ -1,0 +1,163 @@
+"""The whole system on the tiny model: a run leaves what it should, survives SIGKILL exactly, and loses no prompt."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import psutil
+import pytest
+
+from rl.tracking import read_lines
+
+REPO = Path(__file__).resolve().parents[2]
+LIMIT_S = 420
+SMALL = (
+    "prompts_per_step=3",
+    "rollout.n=3",
+    "rollout.max_response_tokens=12",
+    "evaluation.max_prompts=3",
+    "evaluation.samples_per_prompt=2",
+)
+
+
+def command(folder: Path, tiny_model: Path, *overrides: str) -> list[str]:
+    return [
+        sys.executable,
+        "-m",
+        "rapport",
+        "train",
+        "tiny",
+        f"output_dir={folder}",
+        f"model.path={tiny_model}",
+        *SMALL,
+        *overrides,
+    ]
+
+
+def train(folder: Path, tiny_model: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        command(folder, tiny_model, *overrides), cwd=REPO, capture_output=True, text=True, timeout=LIMIT_S, check=False
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-6000:]
+    return done
+
+
+def train_and_kill_at(folder: Path, tiny_model: Path, moment: str, *overrides: str) -> None:
+    """Start a run and SIGKILL its driver when train.log says that `moment` has begun."""
+    log = folder / "tiny" / "train.log"
+    seen_before = log.read_text().count(moment) if log.is_file() else 0
+    run = subprocess.Popen(
+        command(folder, tiny_model, *overrides), cwd=REPO, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    children: list[psutil.Process] = []
+    try:
+        deadline = time.monotonic() + LIMIT_S
+        while not (log.is_file() and log.read_text().count(moment) > seen_before):
+            assert run.poll() is None, f"the run ended before {moment!r}:\n{log.read_text() if log.is_file() else ''}"
+            assert time.monotonic() < deadline, f"{moment!r} did not come in {LIMIT_S} s"
+            time.sleep(0.01)
+        children = psutil.Process(run.pid).children(recursive=True)
+    finally:
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    _, alive = psutil.wait_procs(children, timeout=30)
+    for orphan in alive:
+        orphan.kill()
+
+
+def losses(folder: Path) -> list[tuple[int, float, float]]:
+    return [
+        (line["step"], line["loss/total"], line["loss/grad_norm"])
+        for line in read_lines(folder / "tiny" / "metrics.jsonl")
+        if "loss/total" in line
+    ]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory, tiny_model) -> Path:
+    """An uninterrupted run of six steps."""
+    folder = tmp_path_factory.mktemp("finished")
+    train(folder, tiny_model, "steps=6", "save_every=1")
+    return folder
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_a_run_leaves_everything_it_should(finished):
+    run = finished / "tiny"
+    steps = [line for line in read_lines(run / "metrics.jsonl") if "reward/mean" in line]
+    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
+    assert {"time/generate", "time/score", "time/learn", "time/sync", "reward/d_kl", "loss/kl"} <= steps[0].keys()
+    samples = read_lines(run / "samples.jsonl")
+    assert len(samples) == 6 * 3 * 3
+    assert all(len(s["sentences"]) == len(s["sentence_tactics"]) for s in samples)
+    assert {sample["policy_version"] for sample in samples} == {0, 1, 2, 3, 4, 5}
+    closing = json.loads((run / "closing.json").read_text())
+    assert (closing["before_step"], closing["after_step"]) == (0, 6)
+    assert {"stickiness", "distinct_tactics", "empathy", "d_kl"} <= {row["name"] for row in closing["changes"]}
+    assert "honest" in {probe["name"] for probe in closing["probes"]}
+    assert any((run / "tensorboard").iterdir())
+    assert (run / "config.yaml").is_file()
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_the_workers_sample_from_the_learners_policy(finished):
+    steps = [line for line in read_lines(finished / "tiny" / "metrics.jsonl") if "loss/total" in line]
+    assert max(line["rollout/logprob_abs_diff_max"] for line in steps) < 1e-3
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_the_checkpoint_is_a_plain_hugging_face_folder(finished):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    weights = finished / "tiny" / "checkpoints" / "step-000006" / "hf"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(weights), AutoTokenizer.from_pretrained(weights)
+    ids = tokenizer("hello", return_tensors="pt")
+    assert model.generate(**ids, max_new_tokens=3, do_sample=False).shape[0] == 1
+
+
+def check_kill(moments: list[str], finished: Path, folder: Path, tiny_model: Path) -> None:
+    for moment in moments:
+        train_and_kill_at(folder, tiny_model, moment, "steps=6", "save_every=1")
+    train(folder, tiny_model, "steps=6", "save_every=1")
+    assert losses(folder) == losses(finished)  # bit for bit
+    samples = [
+        Counter((s["step"], s["prompt_id"], s["text"]) for s in read_lines(f / "tiny" / "samples.jsonl"))
+        for f in (folder, finished)
+    ]
+    assert samples[0] == samples[1]
+
+
+@pytest.mark.timeout(LIMIT_S * 2)
+def test_a_run_killed_while_learning_goes_on_bit_for_bit(finished, tmp_path, tiny_model):
+    check_kill(["step 3 phase learn"], finished, tmp_path, tiny_model)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S * 6)
+def test_a_run_killed_in_every_phase_of_step_3_goes_on_bit_for_bit(finished, tmp_path, tiny_model):
+    phases = ["generate", "score", "learn", "sync", "save"]
+    check_kill([f"step 3 phase {phase}" for phase in phases], finished, tmp_path, tiny_model)
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_a_finished_run_started_again_trains_nothing_and_shows_its_table(finished, tiny_model):
+    before = (finished / "tiny" / "metrics.jsonl").read_text()
+    again = train(finished, tiny_model, "steps=6", "save_every=1")
+    assert (finished / "tiny" / "metrics.jsonl").read_text() == before
+    assert "held-out turns" in again.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(LIMIT_S * 2)
+def test_a_step_on_the_real_conversations(real_data, tmp_path, tiny_model):
+    data = real_data / "mint" / "conversations_322.json"
+    train(tmp_path, tiny_model, "steps=1", f"data.path={data}", "rollout.max_prompt_tokens=2048", "data.overlong=skip")
+    (step,) = [line for line in read_lines(tmp_path / "tiny" / "metrics.jsonl") if "reward/mean" in line]
+    assert step["groups/asked"] == 3
