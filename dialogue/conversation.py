@@ -29,7 +29,10 @@ class Turn:
     text: str
 
     def as_message(self) -> Message:
-        return {"role": "user" if self.role is Role.SEEKER else "assistant", "content": self.text}
+        return {
+            "role": "user" if self.role is Role.SEEKER else "assistant",
+            "content": self.text,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,4 +53,7 @@ class Conversation:
 
     def previous_supporter_turn(self, turn_index: int) -> Turn | None:
         """The supporter's last turn before `turn_index`, or None where there is none yet."""
-        return next((turn for turn in reversed(self.history(turn_index)) if turn.role is Role.SUPPORTER), None)
+        return next(
+            (turn for turn in reversed(self.history(turn_index)) if turn.role is Role.SUPPORTER),
+            None,
+        )

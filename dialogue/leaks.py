@@ -6,9 +6,7 @@ import re
 
 from dialogue.tactics import TACTICS
 
-_NAMES = "|".join(
-    sorted((t.value.replace("_", "[ _-]") for t in TACTICS), key=len, reverse=True)
-)
+_NAMES = "|".join(sorted((t.value.replace("_", "[ _-]") for t in TACTICS), key=len, reverse=True))
 
 # Each pattern is something nobody writes in a natural reply, so that "that is good advice" is no leak but "Advice:" is.
 _LEAKS = tuple(

@@ -27,7 +27,7 @@ TACTICS: tuple[Tactic, ...] = tuple(Tactic)
 
 DEFINITIONS: dict[Tactic, str] = {
     Tactic.INFORMATION: "states facts, resources or data that answer a question or calm a worry",
-    Tactic.ASSISTANCE: "offers, from the speaker, to do something for the seeker or to connect them with someone who can",
+    Tactic.ASSISTANCE: "offers to do something for the seeker oneself, or to connect them with someone who can",
     Tactic.ADVICE: "suggests something the seeker could do or a way to cope",
     Tactic.VALIDATION: "reassures, or says that the feeling is normal and makes sense",
     Tactic.EMOTIONAL_EXPRESSION: "shares the speaker's own feeling, hope or opinion about the seeker's situation",
