@@ -1,13 +1,16 @@
 """The configuration of a GRPO run: frozen dataclasses; `rl.config_loading` fills and checks them before Ray starts.
 
 Precedence, lowest first: the defaults below, the preset (`configs/<name>.yaml` or a path), overrides. Unknown keys
-are errors. Enum members are lower-case because OmegaConf reads an enum by its member's name, and YAML should look natural.
+are errors. Enum members are lower-case because OmegaConf reads an enum by its member's name, and YAML should look
+natural.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from dialogue.prompts import PromptMode
 
 
 class ConfigError(ValueError):
@@ -32,14 +35,6 @@ class RewardMode(StrEnum):
     diversity_only = "diversity_only"
     quality_plus_diversity = "quality_plus_diversity"
     quality_times_diversity = "quality_times_diversity"
-
-
-class PromptMode(StrEnum):
-    """Which of the three system prompts of `dialogue.prompts` opens every conversation."""
-
-    simple = "simple"
-    tactics = "tactics"
-    tactics_history = "tactics_history"
 
 
 class OverlongPrompt(StrEnum):
@@ -77,7 +72,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The policy. `path`: a Hugging Face folder or hub id, or a name that `rl.models` knows (smollm2-135m, tiny-qwen3)."""
+    """The policy. `path`: a Hugging Face folder, a hub id, or a name of `rl.models` (smollm2-135m, tiny-qwen3)."""
 
     path: str = "smollm2-135m"
     dtype: Dtype = Dtype.auto

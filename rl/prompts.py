@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from dialogue.prompts import chat_messages
 
 from dialogue.conversation import Conversation, Role
+from dialogue.prompts import chat_messages
 from rl.config import ConfigError, OverlongPrompt, RunConfig
 from rl.types import Prompt, TurnTactics
 
