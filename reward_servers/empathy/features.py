@@ -1,0 +1,99 @@
+"""What the network reads of a request: cleaned text, and a few counts that an encoder pools away.
+
+No count is a reward by itself: they enter the head next to the encoder's states, are bounded, and the probes of
+`probes.py` push against each of them (longer, more questions, more overlap are all tried by some family).
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Sequence
+
+from dialogue.conversation import Message
+from reward_servers.protocol import ScoreRequest
+
+_SECOND = frozenset("you your yours you're you've you'll you'd yourself".split())
+_FIRST = frozenset("i i'm i've i'll i'd me my mine myself".split())
+_PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": " - ", "*": ""})
+_WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
+_SYMBOLS = ("So", "Sk", "Cs", "Cn", "Co", "Cf", "Mn")
+
+FEATURE_NAMES = (
+    "words",
+    "sentences",
+    "questions",
+    "second_person",
+    "first_person",
+    "overlap_with_seeker",
+    "seeker_bigrams_copied",
+    "distinct_words",
+    "repeated_trigrams",
+    "repeated_sentences",
+    "ends_like_a_sentence",
+    "letters",
+    "capital_starts",
+    "lines",
+    "overlap_with_history",
+)
+
+
+def plain_text(text: str) -> str:
+    """Curly quotes and dashes made plain, emoji and emphasis marks dropped, white space inside lines collapsed.
+
+    Emoji and asterisks mark the systems the judge liked; a scorer that never sees them cannot be paid with them.
+    """
+    text = unicodedata.normalize("NFKC", text.translate(_PLAIN))
+    text = "".join(c for c in text if c.isascii() or unicodedata.category(c) not in _SYMBOLS)
+    lines = (" ".join(line.split()) for line in text.splitlines())
+    return "\n".join(line for line in lines if line)
+
+
+def latest_seeker(history: Sequence[Message]) -> str:
+    """The last message of the user, plain; empty if there is none."""
+    return next((plain_text(m["content"]) for m in reversed(history) if m["role"] == "user"), "")
+
+
+def surface_features(request: ScoreRequest) -> list[float]:
+    """One bounded number per name of `FEATURE_NAMES`, each between 0 and about 1."""
+    text = plain_text(request.response)
+    words = _words(text)
+    seeker = _words(latest_seeker(request.history))
+    earlier = {w for m in request.history for w in _words(plain_text(m["content"]))}
+    sentences = [s.strip().lower() for s in re.split(r"[.!?\n]+", text) if s.strip()]
+    count = max(len(words), 1)
+    return [
+        min(len(words), 250) / 100,
+        min(len(sentences), 20) / 10,
+        min(text.count("?"), 4) / 4,
+        sum(w in _SECOND for w in words) / count * 4,
+        sum(w in _FIRST for w in words) / count * 4,
+        sum(w in set(seeker) for w in words) / count,
+        _share(_grams(words, 2), set(_grams(seeker, 2))),
+        len(set(words)) / count,
+        _repeated(_grams(words, 3)),
+        _repeated(sentences),
+        float(text[-1:] in '.!?")'),
+        sum(c.isalpha() for c in text) / max(len(text), 1),
+        sum(s[:1].isupper() for s in re.split(r"(?<=[.!?\n])\s*", text) if s) / max(len(sentences), 1) / 2,
+        min(text.count("\n"), 10) / 10,
+        sum(w in earlier for w in words) / count,
+    ]
+
+
+def _words(text: str) -> list[str]:
+    return _WORD.findall(text.lower())
+
+
+def _grams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+    return list(zip(*(words[i:] for i in range(n)), strict=False))
+
+
+def _share(items: Sequence[tuple[str, ...]], known: set[tuple[str, ...]]) -> float:
+    return sum(item in known for item in items) / len(items) if items else 0.0
+
+
+def _repeated(items: Sequence[object]) -> float:
+    """Share of the items that are a repetition of an earlier one."""
+    return 1 - len(Counter(items)) / len(items) if items else 0.0
