@@ -20,7 +20,7 @@ from rl.checkpoint import write_atomically
 from rl.config import RunConfig
 from rl.prompts import rollout_seed
 from rl.reward import Components
-from rl.rollout import RolloutPool, Sampling
+from rl.rollout import Progress, RolloutPool, Sampling
 from rl.scoring import ScoredGroup, Scorer, score_groups
 from rl.types import Prompt, StopReason
 
@@ -102,6 +102,7 @@ def evaluate(
     prompts: Sequence[Prompt],
     step: int,
     config: RunConfig,
+    on_progress: Progress | None = None,
 ) -> EvalRun:
     """Sample `evaluation.samples_per_prompt` replies to each prompt and score them.
 
@@ -115,7 +116,7 @@ def evaluate(
         max_tokens=config.rollout.max_response_tokens,
     )
     seeds = [rollout_seed(config.seed, EVALUATION_STEP, prompt, 0) for prompt in prompts]
-    scores = score_groups(scorer, pool.generate(prompts, sampling, seeds), config, min_group=1)
+    scores = score_groups(scorer, pool.generate(prompts, sampling, seeds, on_progress), config, min_group=1)
     replies = tuple(reply for group in scores.groups for reply in _replies(group))
     return EvalRun(step, replies, scores.failed)
 

@@ -7,9 +7,8 @@ component of its reward. After a resume the lines past the checkpoint are droppe
 from __future__ import annotations
 
 import json
-import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +20,8 @@ from rl.checkpoint import write_atomically
 from rl.config import ConfigError
 
 TRACKERS = ("tensorboard", "wandb")
+
+Progress = Callable[[int, int], None]
 
 
 class Tracker(Protocol):
@@ -120,16 +121,19 @@ class RunLog:
         Console(file=self._file, width=120).print(table)
 
     @contextmanager
-    def phase(self, name: str, timings: dict[str, float], step: int | None = None) -> Iterator[None]:
-        """Time a phase into `timings` (seconds) and show it while it lasts; train.log gets its beginning."""
+    def phase(self, name: str, timings: dict[str, float], step: int | None = None) -> Iterator[Progress]:
+        """Time a phase into `timings` (seconds) and show it while it lasts; train.log gets its beginning.
+
+        Yields a function that takes (done, all) and shows them on a terminal.
+        """
         of_step = "" if step is None else f"step {step} "
         self._file.write(f"{time.strftime('%H:%M:%S')} {of_step}phase {name}\n")
         start = time.perf_counter()
-        if sys.stdout.isatty():
-            with self.console.status(f"{name} ..."):
-                yield
+        if self.console.is_terminal:
+            with self.console.status(f"{of_step}{name} ...") as status:
+                yield lambda done, count: status.update(f"{of_step}{name} {done}/{count}")
         else:
-            yield
+            yield lambda done, count: None
         timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
 
     def close(self) -> None:

@@ -93,9 +93,9 @@ class Trainer:
     def _train_step(self) -> None:
         timings: dict[str, float] = {}
         prompts = self.queue.take(self.config.prompts_per_step)
-        with self.log.phase("generate", timings, self.step + 1):
+        with self.log.phase("generate", timings, self.step + 1) as progress:
             seeds = [rollout_seed(self.config.seed, self.step, p, self.queue.attempts(p.id)) for p in prompts]
-            groups = self.workers.pool.generate(prompts, self.sampling, seeds)
+            groups = self.workers.pool.generate(prompts, self.sampling, seeds, progress)
         with self.log.phase("score", timings, self.step + 1):
             scores = score_groups(self.workers.scorer, groups, self.config)
         for prompt, reason in scores.handed_back:
