@@ -96,7 +96,7 @@ class LearnerGroup:
         """Create the actors, let them meet at rank 0's address, load the model in each."""
         count = self.config.learner.ranks
         gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-        actor = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(LearnerRank)
+        actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(LearnerRank)
         self._nodes = ["unknown"] * count
         self._ranks = [actor.remote() for _ in range(count)]
         places = self._call("placement", [rank.where.remote() for rank in self._ranks])

@@ -154,7 +154,8 @@ class GrpoLoss:
         pg_loss, verl_metrics = self._policy_loss(batch, inputs, weights)
         loss, kl = pg_loss, None
         if inputs.reference is not None:
-            kl = kl_penalty(inputs.logprobs, inputs.reference, self.config.kl_estimator.value)
+            # verl annotates FloatTensor and takes any floating-point tensor
+            kl = kl_penalty(inputs.logprobs, inputs.reference, self.config.kl_estimator.value)  # type: ignore[arg-type]
             loss = loss + self.config.kl_coef * self._aggregate(kl, batch)
         if self.config.entropy_coef:
             loss = loss - self.config.entropy_coef * self._aggregate(inputs.entropies, batch)

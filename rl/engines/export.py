@@ -74,8 +74,8 @@ def _merged(weights: Mapping[str, torch.Tensor], base: Path, config: ModelConfig
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
     own = AutoModelForCausalLM.from_pretrained(base, dtype="auto").dtype
     peft = get_peft_model(model, peft_config(config))
-    _, unexpected = set_peft_model_state_dict(peft, dict(weights))
-    if unexpected:
-        raise ValueError(f"adapter tensors do not fit {base}: {unexpected}")
+    result: Any = set_peft_model_state_dict(peft, dict(weights))
+    if result.unexpected_keys:
+        raise ValueError(f"adapter tensors do not fit {base}: {result.unexpected_keys}")
     peft.save_pretrained(str(folder / ADAPTER))
     return peft.merge_and_unload().to(own if own is not None else torch.float32)

@@ -36,6 +36,7 @@ class RankWorker:
         self.config = config
         self.model_path = model_path
         self.place = place
+        _be_quiet()
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.neighbours))
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         _join(place, self.device, config.learner.timeout_s)
@@ -171,6 +172,14 @@ def create_engine(name: EngineName, spec: EngineSpec) -> Engine:
     from rl.engines.deepspeed import DeepSpeedEngine
 
     return DeepSpeedEngine(spec, stage={EngineName.zero1: 1, EngineName.zero2: 2, EngineName.zero3: 3}[name])
+
+
+def _be_quiet() -> None:
+    """No progress bars of libraries: the run shows its own."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
 
 
 def seed_everything(seed: int) -> None:
