@@ -1,0 +1,185 @@
+"""One model behind one queue: the Ray Serve deployment that every tagger and scorer runs in.
+
+    call (some items) -> pieces of at most max_batch_size -> Serve's batch queue -> model thread -> item by item answers
+
+The model runs in a thread of its own, one batch at a time, so that the replica's event loop always answers health
+checks and takes new calls. An item that makes the model raise is found by halving the batch and fails alone: the models
+guarantee that an item's prediction does not depend on its batch, so predicting parts again changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib
+import logging
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from ray import serve
+
+from dialogue.tactics import TACTICS, Tactic
+from reward_servers.failures import ItemFailure, root_cause
+from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
+from reward_servers.service_config import DeploymentConfig, ServiceConfigError
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyTactics:
+    """Tactics of one reply of S sentences: the decisions, S tuples, and the probabilities, S tuples of K = 10."""
+
+    tactics: tuple[tuple[Tactic, ...], ...]
+    probabilities: tuple[tuple[float, ...], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Predictions:
+    """Answer of a model server to one call: the version of the weights, and one prediction or failure per item."""
+
+    version: str
+    items: tuple[Any, ...]
+
+
+class UnhealthyModelError(RuntimeError):
+    """The model no longer gives the prediction it gave right after it was loaded."""
+
+
+def load_model(config: DeploymentConfig) -> Any:
+    """Import the class named by `loader` and load its weights.
+
+    Raises:
+        ServiceConfigError: there is no such class. Errors of `load` itself pass through.
+    """
+    module, _, name = config.loader.partition(":")
+    try:
+        model_class = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ServiceConfigError(f"loader {config.loader!r} cannot be imported: {root_cause(error)}") from error
+    return model_class.load(Path(config.folder) if config.folder else None)
+
+
+class ModelServer(ABC):
+    """Base of the deployments that hold a model. A subclass says how items become predictions."""
+
+    def __init__(self, name: str, config: DeploymentConfig) -> None:
+        self._name = name
+        self._max_batch_size = config.max_batch_size
+        self._model = load_model(config)
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-model")
+        self._batched = serve.batch(
+            max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_s, batch_size_fn=_count_items
+        )(self._run_batch)
+        self._first_probe = self._predict_checked([self._probe()])
+
+    @abstractmethod
+    def _probe(self) -> Any:
+        """The fixed item of the health check."""
+
+    @abstractmethod
+    def _predict(self, items: Sequence[Any]) -> list[Any]:
+        """One prediction per item."""
+
+    @abstractmethod
+    def _complaint(self, item: Any, prediction: Any) -> str | None:
+        """What is wrong with a prediction (shape, NaN); None when nothing is."""
+
+    async def predict(self, items: Sequence[Any]) -> Predictions:
+        """One prediction or `ItemFailure` per item, in order. Called by the gateway."""
+        size = self._max_batch_size
+        pieces = [items[i : i + size] for i in range(0, len(items), size)]
+        answers = await asyncio.gather(*(self._batched(piece) for piece in pieces))
+        return Predictions(str(self._model.version), tuple(chain.from_iterable(answers)))
+
+    async def version(self) -> str:
+        """Version of the loaded weights."""
+        return str(self._model.version)
+
+    async def check_health(self) -> None:
+        """Run the model on a fixed item; Ray Serve replaces a replica that raises or hangs here three times in a row.
+
+        Raises:
+            UnhealthyModelError: the prediction is not bitwise the one made right after loading.
+        """
+        probe = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_checked, [self._probe()])
+        if probe != self._first_probe:
+            raise UnhealthyModelError(f"{self._name}: {probe} for the probe that first gave {self._first_probe}")
+
+    async def _run_batch(self, calls: list[Sequence[Any]]) -> list[list[Any]]:
+        items = list(chain.from_iterable(calls))
+        answers = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_isolated, items))
+        return [[next(answers) for _ in call] for call in calls]
+
+    def _predict_isolated(self, items: Sequence[Any]) -> list[Any]:
+        """Predictions, with an `ItemFailure` for exactly the items that the model cannot do."""
+        try:
+            return self._predict_checked(items)
+        except Exception as error:
+            if len(items) == 1:
+                logger.exception("%s failed on one item", self._name)
+                message = f"the model raised {root_cause(error)}; the replica's log has the traceback"
+                return [ItemFailure(FailureKind.INTERNAL, message, self._name)]
+        middle = len(items) // 2
+        return self._predict_isolated(items[:middle]) + self._predict_isolated(items[middle:])
+
+    def _predict_checked(self, items: Sequence[Any]) -> list[Any]:
+        predictions = self._predict(items)
+        for item, prediction in zip(items, predictions, strict=True):
+            complaint = self._complaint(item, prediction)
+            if complaint is not None:
+                raise ValueError(complaint)
+        return predictions
+
+
+class TaggerServer(ModelServer):
+    """Serves a tactic tagger. Items are replies cut into sentences, predictions `ReplyTactics`."""
+
+    def _probe(self) -> tuple[str, ...]:
+        return ("That sounds exhausting.", "What would help you rest tonight?")
+
+    def _predict(self, items: Sequence[Sequence[str]]) -> list[ReplyTactics]:
+        tagged = self._model.tag(items)
+        return [
+            ReplyTactics(
+                tuple(tuple(tactics) for tactics in self._model.decide(probabilities)),
+                tuple(tuple(float(p) for p in row) for row in probabilities),
+            )
+            for probabilities in tagged
+        ]
+
+    def _complaint(self, item: Sequence[str], prediction: ReplyTactics) -> str | None:
+        if not len(item) == len(prediction.tactics) == len(prediction.probabilities):
+            return f"{len(prediction.probabilities)} rows of tactics for {len(item)} sentences"
+        if any(len(row) != len(TACTICS) for row in prediction.probabilities):
+            return f"a row of tactic probabilities is not of length {len(TACTICS)}"
+        if not all(0 <= p <= 1 for row in prediction.probabilities for p in row):
+            return "a tactic probability is not in [0, 1]"
+        return None
+
+
+class ScorerServer(ModelServer):
+    """Serves an empathy scorer. Items are `ScoreRequest`s, predictions `EmpathyScore`s."""
+
+    def _probe(self) -> ScoreRequest:
+        history = ({"role": "user", "content": "I have not slept well since the funeral."},)
+        return ScoreRequest("probe", history, "I am so sorry. Losing someone can turn the nights very long.")  # type: ignore[arg-type]
+
+    def _predict(self, items: Sequence[ScoreRequest]) -> list[EmpathyScore]:
+        return list(self._model.score(items))
+
+    def _complaint(self, item: ScoreRequest, prediction: EmpathyScore) -> str | None:
+        if len(prediction.dimensions) != len(Dimension):
+            return f"{len(prediction.dimensions)} empathy dimensions instead of {len(Dimension)}"
+        if not all(math.isfinite(x) for x in prediction.dimensions):
+            return f"an empathy dimension is not finite: {prediction.dimensions}"
+        return None
+
+
+def _count_items(calls: list[Sequence[Any]]) -> int:
+    return sum(len(call) for call in calls)

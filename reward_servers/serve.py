@@ -1,0 +1,187 @@
+"""The reward servers as one Ray Serve application.
+
+    client.py ──handle──┐   ┌────────────── Gateway ──────────────┐   ┌─ tactic-tagger (n replicas) ─┐
+                        ├──►│ validate ─ split sentences ─┬─ ask ─┼──►│ queue ─► batch ─► model       │
+    anyone ────HTTP─────┘   │                             └─ ask ─┼─┐ └───────────────────────────────┘
+                            │ answers ◄─ join by place ◄──────────┼┐│ ┌─ empathy-scorer (n replicas) ─┐
+                            └─────────────────────────────────────┘│└►│ queue ─► batch ─► model       │
+                                                                   └──┤                               │
+                                                                      └───────────────────────────────┘
+States of a request
+    received -> refused                                     (INVALID_REQUEST: alone, the others of its call go on)
+             -> split -> asked -> tagged and scored -> joined -> answered
+                            └──> late, refused, lost or failed on either side -> answered with a ScoreFailure
+
+What each part waits for, and who unblocks it
+    client       an answer              the gateway; its own time-out; the error of a dead replica or a full queue
+    gateway      both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
+                                        is shorter. It holds no lock and no state: any gateway can answer any call
+    batch queue  more items             max_batch_size items, or batch_wait_s after the first
+    model thread a batch                the batch queue, one batch at a time; a batch that never ends is ended by
+                                        Serve, which replaces a replica whose health check (it runs in the same
+                                        thread) fails three times in a row
+    Serve        a replica to be free   max_ongoing_calls of it; beyond max_queued_calls callers get BackPressureError
+
+Nobody here retries: scoring is idempotent, and the client alone decides how often to ask again. A replica that dies
+fails the calls it holds at once (Serve does not resend them) and is replaced by Serve's controller.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+
+import ray
+from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
+from rich.console import Console
+
+from reward_servers.client import RetryPolicy, RewardClient
+from reward_servers.failures import root_cause
+from reward_servers.gateway import Gateway
+from reward_servers.model_server import ScorerServer, TaggerServer
+from reward_servers.service_config import GATEWAY, SCORER, TAGGER, DeploymentConfig, ServiceConfig
+
+logger = logging.getLogger(__name__)
+
+_POLL_S = 0.2
+
+
+class ServiceStartError(RuntimeError):
+    """The application did not come up. The message has the root cause of the deployment that failed."""
+
+
+def build_application(config: ServiceConfig) -> serve.Application:
+    """The deployments, bound to each other; `serve.run` would start them."""
+    tagger = _model_deployment(TaggerServer, TAGGER, config.tagger)
+    scorer = _model_deployment(ScorerServer, SCORER, config.scorer)
+    gateway: serve.Deployment = serve.deployment()(Gateway).options(
+        name=GATEWAY,
+        num_replicas=config.gateways,
+        max_ongoing_requests=config.max_ongoing_calls,
+        max_queued_requests=config.max_queued_calls,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": config.gateway_cpus},
+    )
+    return gateway.bind(config, tagger.bind(TAGGER, config.tagger), scorer.bind(SCORER, config.scorer))
+
+
+def _model_deployment(server: type, name: str, config: DeploymentConfig) -> serve.Deployment:
+    return serve.deployment()(server).options(
+        name=name,
+        num_replicas=config.replicas,
+        max_ongoing_requests=config.max_ongoing_calls,
+        max_queued_requests=config.max_queued_calls,
+        health_check_period_s=config.health_period_s,
+        health_check_timeout_s=config.health_timeout_s,
+        graceful_shutdown_timeout_s=10,
+        ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
+    )
+
+
+def start_reward_servers(config: ServiceConfig, policy: RetryPolicy | None = None) -> RewardClient:
+    """Start the application in this process's Ray cluster, wait until it is healthy, and return a client of it.
+
+    Starting what already runs with the same configuration does nothing; with another one it is updated in place.
+    New weights under an unchanged folder are not noticed: stop the application first.
+
+    Raises:
+        RuntimeError: this process is connected to no Ray cluster.
+        ServiceStartError: a deployment failed, or not all were healthy within `start_timeout_s`.
+    """
+    if not ray.is_initialized():
+        raise RuntimeError("no Ray in this process: call ray.init() before starting the reward servers")
+    client = RewardClient.in_cluster(config.app_name, policy)
+    if _running_fingerprint(config) == config.fingerprint:
+        logger.info("reward servers %r already run with this configuration", config.app_name)
+        return client
+    if config.http is None:
+        serve.start(proxy_location="Disabled")
+    else:
+        serve.start(proxy_location="HeadOnly", http_options={"host": config.http.host, "port": config.http.port})
+    prefix = "/" if config.http is not None else None
+    target = serve.RunTarget(build_application(config), name=config.app_name, route_prefix=prefix)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    _wait_until_running(config)
+    return client
+
+
+def stop_reward_servers(app_name: str, timeout_s: float = 60.0) -> None:
+    """Stop the application if it runs; calls in flight may finish for ten seconds.
+
+    Raises:
+        TimeoutError: it is still there after `timeout_s`.
+    """
+    if app_name not in serve.status().applications:
+        return
+    serve.delete(app_name, _blocking=False)
+    deadline = time.monotonic() + timeout_s
+    while app_name in serve.status().applications:
+        if time.monotonic() > deadline:
+            raise TimeoutError(
+                f"the reward servers {app_name!r} did not stop within {timeout_s:g} s; see `serve status`"
+            )
+        time.sleep(_POLL_S)
+
+
+def _running_fingerprint(config: ServiceConfig) -> str | None:
+    """Fingerprint of a healthy application of this name, else None."""
+    application = serve.status().applications.get(config.app_name)
+    if application is None or application.status is not ApplicationStatus.RUNNING:
+        return None
+    try:
+        return serve.get_app_handle(config.app_name).fingerprint.remote().result(timeout_s=10)
+    except (RayServeException, RayError, TimeoutError) as error:
+        logger.warning("reward servers %r run but do not answer (%s); deploying", config.app_name, root_cause(error))
+        return None
+
+
+def _wait_until_running(config: ServiceConfig) -> None:
+    began = time.monotonic()
+    with Console(stderr=True).status("reward servers: starting") as line:
+        while True:
+            application = serve.status().applications.get(config.app_name)
+            waited = time.monotonic() - began
+            line.update(f"reward servers: {_progress(application)} ({waited:.0f} s)")
+            if application is not None and application.status is ApplicationStatus.RUNNING:
+                logger.info("reward servers %r are up after %.1f s", config.app_name, waited)
+                return
+            _raise_if_failed(config, application, waited)
+            time.sleep(_POLL_S)
+
+
+def _progress(application: ApplicationStatusOverview | None) -> str:
+    if application is None:
+        return "asked for"
+    return ", ".join(f"{name} {d.status.value.lower()}" for name, d in application.deployments.items()) or "deploying"
+
+
+def _raise_if_failed(config: ServiceConfig, application: ApplicationStatusOverview | None, waited: float) -> None:
+    failed = application is not None and application.status is ApplicationStatus.DEPLOY_FAILED
+    if not failed and waited < config.start_timeout_s:
+        return
+    messages = [
+        f"{name}: {d.message}" for name, d in (application.deployments.items() if application else ()) if d.message
+    ]
+    why = (
+        "failed to start"
+        if failed
+        else f"are not healthy after {config.start_timeout_s:g} s ({_progress(application)})"
+    )
+    needs = (
+        f"they need {_cpus(config):g} CPUs and {_gpus(config):g} GPUs, of which the cluster has free: "
+        f"{ray.available_resources().get('CPU', 0):g} CPUs, {ray.available_resources().get('GPU', 0):g} GPUs"
+    )
+    details = "\n".join(messages) or (application.message if application else "")
+    raise ServiceStartError(f"the reward servers {config.app_name!r} {why}; {needs}\n{details}")
+
+
+def _cpus(config: ServiceConfig) -> float:
+    models = sum(d.replicas * d.num_cpus for d in (config.tagger, config.scorer))
+    return models + config.gateways * config.gateway_cpus
+
+
+def _gpus(config: ServiceConfig) -> float:
+    return sum(d.replicas * d.num_gpus for d in (config.tagger, config.scorer))

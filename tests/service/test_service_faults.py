@@ -1,0 +1,172 @@
+"""What goes wrong: every request still gets one answer in bounded time, and the answer says what happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Callable
+
+import pytest
+from ray import serve
+
+from reward_servers.client import RetryPolicy, RewardClient, RewardServerError, check_url
+from reward_servers.protocol import FailureKind, Score, ScoreFailure, ScoreRequest
+from reward_servers.serve import ServiceStartError, start_reward_servers
+from reward_servers.service_config import GATEWAY, SCORER, DeploymentConfig, ServiceConfig
+
+from .conftest import MODELS, TOKEN, Reference, Service, free_port
+from .service_models import GATE
+
+HISTORY = ({"role": "user", "content": "I failed the exam again."},)
+
+
+def ask(i: int, response: str) -> ScoreRequest:
+    return ScoreRequest(f"request-{i}", HISTORY, response)  # type: ignore[arg-type]
+
+
+HELD = ask(99, f"{GATE}. You worked so hard for it.")
+
+
+async def until(condition: Callable[[], object], what: str, limit_s: float = 30.0) -> None:
+    deadline = time.monotonic() + limit_s
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not happen in {limit_s} s"
+        await asyncio.sleep(0.02)
+
+
+def running_replicas(service: Service, deployment: str) -> int:
+    status = serve.status().applications[service.config.app_name].deployments[deployment]
+    return sum(n for state, n in status.replica_states.items() if state.value == "RUNNING")
+
+
+def test_killing_the_replica_that_holds_a_request_loses_and_changes_nothing(
+    service: Service, reference: Reference
+) -> None:
+    requests = [HELD, *(ask(i, f"That is reply number {i}. Shall we look at it together?") for i in range(40))]
+
+    async def kill_mid_request() -> list[object]:
+        scoring = asyncio.create_task(service.client(timeout_s=60, retries=6, requests_per_call=4).score(requests))
+        await until(service.held, "the scorer holding a reply")
+        [victim] = service.held()
+        assert not scoring.done()
+        os.kill(victim, signal.SIGKILL)
+        service.open_gate()
+        results = await scoring
+        assert set(service.held()) > {victim}, "another replica took the reply that the dead one held"
+        return list(results)
+
+    began = time.monotonic()
+    results = asyncio.run(kill_mid_request())
+    print(f"41 replies scored, {time.monotonic() - began:.1f} s with a killed replica")
+    assert results == [reference.of(request) for request in requests]
+
+
+def test_a_scorer_that_hangs_is_a_timeout_of_the_scorer_in_bounded_time(service: Service) -> None:
+    client = service.client(timeout_s=2.0, retries=1, backoff_s=0.1)
+    began = time.monotonic()
+    [failure] = client.score_sync([HELD])
+    assert time.monotonic() - began < 2 * 2.0 + 0.1 + 2.0
+    assert isinstance(failure, ScoreFailure)
+    assert (failure.kind, failure.server, failure.attempts) == (FailureKind.TIMEOUT, SCORER, 2)
+    assert "1.8 s" in failure.message
+
+
+def test_the_tagger_still_answers_while_the_scorer_hangs(service: Service) -> None:
+    async def tag_while_held() -> object:
+        held = asyncio.create_task(service.client(timeout_s=30).score([HELD]))
+        await until(service.held, "the scorer holding a reply")
+        [tagged] = await service.client(timeout_s=10).tag(["How are you now?"])
+        assert not held.done()
+        service.open_gate()
+        [score] = await held
+        assert isinstance(score, Score)
+        return tagged
+
+    assert not isinstance(asyncio.run(tag_while_held()), ScoreFailure)
+
+
+def test_overload_is_told_after_the_retries_and_what_was_accepted_is_scored(service: Service) -> None:
+    """The scorer holds 8 calls and lets 8 wait; of 32 at once at least 16 are turned away."""
+
+    async def flood() -> list[object]:
+        client = service.client(timeout_s=30, retries=1, backoff_s=0.1, requests_per_call=1, concurrency=64)
+        requests = [HELD, *(ask(i, "I am here.") for i in range(31))]
+        scoring = asyncio.create_task(client.score(requests))
+        await until(service.held, "the scorer holding a reply")
+        await asyncio.sleep(3.0)  # both attempts of those turned away
+        service.open_gate()
+        return list(await scoring)
+
+    results = asyncio.run(flood())
+    failures = [result for result in results if isinstance(result, ScoreFailure)]
+    assert len(results) == 32 and len(failures) >= 8
+    assert len(results) - len(failures) >= 8
+    for failure in failures:
+        assert (failure.kind, failure.server, failure.attempts) == (FailureKind.OVERLOADED, SCORER, 2)
+        assert "queue is full" in failure.message
+
+
+def test_waiting_through_an_overload_loses_nothing(service: Service, reference: Reference) -> None:
+    requests = [ask(i, f"Reply {i}.") for i in range(64)]
+    client = service.client(timeout_s=30, retries=8, requests_per_call=1, concurrency=64)
+    assert client.score_sync(requests) == [reference.of(request) for request in requests]
+
+
+def test_an_absent_application_is_unavailable_and_the_message_says_how_to_start_it(service: Service) -> None:
+    client = RewardClient.in_cluster("no-such-app", RetryPolicy(retries=2, backoff_s=0.01))
+    [failure] = client.score_sync([HELD])
+    assert isinstance(failure, ScoreFailure)
+    assert (failure.kind, failure.attempts) == (FailureKind.UNAVAILABLE, 3)
+    assert "no-such-app" in failure.server and "start_reward_servers" in failure.message
+
+
+def test_a_killed_gateway_is_replaced_and_its_callers_answered(service: Service, reference: Reference) -> None:
+    async def kill_gateway() -> list[object]:
+        client = service.client(timeout_s=60, retries=6, requests_per_call=2)
+        [gateway] = [actor for actor in _serve_actors() if f"#{GATEWAY}#" in actor["name"]]
+        scoring = asyncio.create_task(client.score([HELD, ask(0, "First."), ask(1, "Second.")]))
+        await until(service.held, "the scorer holding a reply")
+        os.kill(gateway["pid"], signal.SIGKILL)
+        service.open_gate()
+        return list(await scoring)
+
+    assert asyncio.run(kill_gateway()) == [reference.of(r) for r in (HELD, ask(0, "First."), ask(1, "Second."))]
+
+
+def _serve_actors() -> list[dict]:
+    from ray._private.state import actors
+
+    return [{"name": actor["Name"], "pid": actor["Pid"]} for actor in actors().values() if actor["State"] == "ALIVE"]
+
+
+def test_a_model_that_does_not_load_is_told_with_its_root_cause(service: Service) -> None:
+    broken = DeploymentConfig(f"{MODELS}:BrokenModel", "/nowhere", num_cpus=0.1)
+    good = service.config.tagger
+    config = ServiceConfig(app_name="broken", tagger=good, scorer=broken, start_timeout_s=120)
+    try:
+        with pytest.raises(ServiceStartError, match="no weights in /nowhere"):
+            start_reward_servers(config)
+    finally:
+        serve.delete("broken")
+
+
+def test_a_service_too_large_for_the_cluster_says_what_is_missing(service: Service) -> None:
+    scorer = DeploymentConfig(f"{MODELS}:SeededScorer", num_cpus=1000)
+    config = ServiceConfig(app_name="too-large", tagger=service.config.tagger, scorer=scorer, start_timeout_s=3)
+    try:
+        with pytest.raises(ServiceStartError, match=r"need 1000\.6 CPUs"):
+            start_reward_servers(config)
+    finally:
+        serve.delete("too-large")
+
+
+def test_a_refused_url_is_unavailable_with_and_without_ray() -> None:
+    url = f"http://127.0.0.1:{free_port()}"
+    [failure] = RewardClient.over_http(url, TOKEN, RetryPolicy(retries=1, backoff_s=0.01)).score_sync([HELD])
+    assert isinstance(failure, ScoreFailure)
+    assert (failure.kind, failure.server, failure.attempts) == (FailureKind.UNAVAILABLE, url, 2)
+    with pytest.raises(RewardServerError, match="Is it running, and is the URL right") as refused:
+        check_url(url, TOKEN, timeout_s=2)
+    assert refused.value.kind is FailureKind.UNAVAILABLE
