@@ -83,8 +83,8 @@ def chat_messages(
         previous_counts = None
     elif previous_counts is None and mode is PromptMode.tactics_history:
         raise ValueError(
-            f"conversation {conversation.id!r}, turn {turn_index}: the prompt mode {mode.value} needs the tactic counts "
-            "of the previous supporter turn; tag that turn and pass `previous_counts`"
+            f"conversation {conversation.id!r}, turn {turn_index}: the prompt mode {mode.value} needs the tactic "
+            "counts of the previous supporter turn; tag that turn and pass `previous_counts`"
         )
     system: Message = {"role": "system", "content": system_prompt(mode, previous_counts)}
     return [system, *(turn.as_message() for turn in conversation.history(turn_index))]
