@@ -71,8 +71,8 @@ class MicroBatch:
         gather: (R, T) int64; index into the flattened (B * N) cells of the cell that predicts a reply's token.
         response_ids: (R, T) int64.
         response_mask, rollout_logprobs, advantages: (R, T) float32; 0 in padding.
-        keys: R replies, in the order of the rows of these matrices. Empty: a micro-batch that is only there so that this
-            rank takes part in the collectives.
+        keys: R replies, in the order of the rows of these matrices. Empty: a micro-batch that is only there so that
+            this rank takes part in the collectives.
         layouts: B, for attention that computes only what is seen.
     """
 
@@ -246,7 +246,7 @@ def _empty() -> MicroBatch:
 
 
 def attention_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The additive block-causal mask, (B, 1, N, N): 0 where a cell (axis 2) sees another (axis 3), else the least value.
+    """The additive block-causal mask, (B, 1, N, N): 0 where a cell (axis 2) sees another (axis 3), else the dtype's least.
 
     A cell sees itself, and every earlier cell of the prompt and of its own segment.
     """

@@ -7,8 +7,8 @@
 
 Invariants:
 - Every call goes to all ranks, and every wait has `learner.timeout_s`.
-- After a rank has failed the group is broken, since the others may be inside a collective: further calls are refused and
-  `close` kills the actors.
+- After a rank has failed the group is broken, since the others may be inside a collective: further calls are refused,
+  and `close` kills the actors.
 - A `LearnerError` names the rank, its node, the phase and the root cause: the rank that died, not those that then lost
   their connection to it.
 """
@@ -146,7 +146,7 @@ class LearnerGroup:
         self._all("load", Path(folder).resolve())
 
     def export(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder: merged weights, tokenizer, generation config, and the adapter under LoRA."""
+        """Write a plain Hugging Face folder: merged weights, tokenizer, generation config; under LoRA also the adapter."""
         self._all("export", Path(folder).resolve())
 
     def close(self) -> None:
@@ -187,7 +187,7 @@ class LearnerGroup:
 
     def _fail(self, phase: str, failures: dict[int, BaseException]) -> None:
         rank = min(failures, key=lambda index: (_blame(failures[index]), index))
-        self._broken = LearnerError(rank, self._nodes[rank], phase, _describe(failures[rank]))
+        self._broken = LearnerError(rank, self._nodes[rank], phase, describe_failure(failures[rank]))
         raise self._broken from failures[rank]
 
 
@@ -215,7 +215,8 @@ def _blame(error: BaseException) -> int:
     return 2 if any(word in text for word in ("gloo", "nccl", "connection closed by peer", "process group")) else 1
 
 
-def _describe(error: BaseException) -> str:
+def describe_failure(error: BaseException) -> str:
+    """The root cause in one line, from under Ray's wrappers."""
     root = _root(error)
     text = " ".join(str(root).split())
     if isinstance(error, RayActorError):

@@ -1,7 +1,7 @@
 """Policy losses by name from verl, normalised over the whole batch however it is sharded.
 
-A loss here is the sum over ranks and micro-batches of terms that are already divided by GLOBAL counts, so any split of a
-batch gives the same gradient. That needs a loss that is separable over replies; `POLICY_LOSSES` says which are.
+A loss here is the sum over ranks and micro-batches of terms already divided by GLOBAL counts, so any split of a batch
+gives the same gradient. That needs a loss that is separable over replies; `POLICY_LOSSES` says which are.
 
 Sources: `verl.trainer.ppo.core_algos` (losses, aggregation, KL), `verl.trainer.ppo.rollout_corr_helper` (importance
 weights between the policy that sampled and the learner's own).

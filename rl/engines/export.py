@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,27 @@ def export(folder: Path, weights: Mapping[str, torch.Tensor], base: Path, config
     Under LoRA the adapter is merged in float32 and also saved as it is in `adapter/`. An older export at the same place
     is replaced.
     """
+    if not config.lora.rank:
+        save_model(folder, weights, base)
+        return
+    with _renamed_at_the_end(folder) as partial:
+        _merged(weights, base, config, partial).save_pretrained(partial)
+        save_companions(base, partial)
+
+
+def save_model(folder: Path, weights: Mapping[str, torch.Tensor], base: Path) -> None:
+    """The same for full weights under Hugging Face names."""
+    with _renamed_at_the_end(folder) as partial:
+        _filled(weights, base).save_pretrained(partial)
+        save_companions(base, partial)
+
+
+@contextmanager
+def _renamed_at_the_end(folder: Path) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        model = _merged(weights, base, config, partial) if config.lora.rank else _filled(weights, base)
-        model.save_pretrained(partial)
-        save_companions(base, partial)
+        yield partial
         partial.chmod(0o755)
         _replace(folder, partial)
     finally:

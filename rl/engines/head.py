@@ -49,8 +49,15 @@ class ReplyHead(nn.Linear):
         self, hidden: torch.Tensor, targets: torch.Tensor, scoring: Scoring
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """hidden (M, H), targets (M,) -> log-probs (M,), entropies (M,), both float32."""
-        function = _TrainedHead if self.weight.requires_grad else _FrozenHead
-        return function.apply(hidden, self.weight, targets, scoring)
+        return reply_logprobs(hidden, self.weight, targets, scoring)
+
+
+def reply_logprobs(
+    hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, scoring: Scoring
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Log-probs and entropies, (M,) float32, of `targets` (M,) for `hidden` (M, H) and the head's `weight` (V, H)."""
+    function = _TrainedHead if weight.requires_grad else _FrozenHead
+    return function.apply(hidden, weight, targets, scoring)
 
 
 def _read(

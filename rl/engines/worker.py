@@ -36,7 +36,7 @@ class RankWorker:
         self.config = config
         self.model_path = model_path
         self.place = place
-        _be_quiet()
+        be_quiet()
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.neighbours))
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         _join(place, self.device, config.learner.timeout_s)
@@ -56,7 +56,7 @@ class RankWorker:
         import verl.trainer.ppo.core_algos  # noqa: F401 - seconds, which belong to the set-up and not to the first step
 
     def train(self, groups: Sequence[TrainGroup], temperature: float) -> dict[str, float]:
-        """One step on a batch: `epochs_per_step` passes over `minibatches` updates each. Metrics are means over updates.
+        """One step on a batch: `epochs_per_step` passes over `minibatches` updates each; metrics are their means.
 
         With a single update the log-probs before it are those of its own forward pass; else they take a pass first.
         """
@@ -174,7 +174,7 @@ def create_engine(name: EngineName, spec: EngineSpec) -> Engine:
     return DeepSpeedEngine(spec, stage={EngineName.zero1: 1, EngineName.zero2: 2, EngineName.zero3: 3}[name])
 
 
-def _be_quiet() -> None:
+def be_quiet() -> None:
     """No progress bars of libraries: the run shows its own."""
     from transformers.utils import logging
 

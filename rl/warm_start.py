@@ -1,0 +1,131 @@
+"""A short language-model fine-tuning before RL, so that the first rollouts are worth comparing.
+
+Plain next-token loss on supporter tokens, full fine-tuning, AdamW with float32 master weights, linear decay to 0. It
+leaves out what multi-task SFT will bring: heads, mixtures, adapters, sharding. One process, deterministic for a seed.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rl.config import LoraConfig, ModelConfig, RunConfig
+
+if TYPE_CHECKING:
+    import torch
+
+    from rl.engines.model import PolicyModel
+
+MAX_GRAD_NORM = 1.0
+
+Example = tuple[Sequence[int], Sequence[int]]
+"""Token ids (T,), and as many 0 or 1: whether the token is to be learnt."""
+
+
+def warm_start(config: RunConfig, model_path: Path, examples: Sequence[Example], folder: Path) -> Path:
+    """Fine-tune for `warm_start.epochs` in one Ray actor and write a Hugging Face folder; returns `folder`.
+
+    Raises:
+        LearnerError: the actor failed, or took longer than `learner.timeout_s`.
+        ValueError: no example has a token to learn, or lengths differ.
+    """
+    import ray
+    from ray.exceptions import RayError
+
+    from rl.learner import LearnerError, describe_failure
+
+    check_examples(examples)
+    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(fine_tune)
+    ref = task.remote(config, Path(model_path), list(examples), Path(folder).resolve())
+    try:
+        return ray.get(ref, timeout=config.learner.timeout_s)
+    except (RayError, TimeoutError) as error:
+        ray.cancel(ref, force=True)
+        raise LearnerError(0, "any", "warm start", describe_failure(error)) from error
+
+
+def check_examples(examples: Sequence[Example]) -> None:
+    for number, (ids, mask) in enumerate(examples):
+        if len(ids) != len(mask):
+            raise ValueError(f"warm-start example {number}: {len(ids)} tokens but {len(mask)} mask values")
+    if not any(any(mask[1:]) for _, mask in examples):
+        raise ValueError("warm start: no example has a supporter token to learn from; set warm_start.epochs=0")
+
+
+def fine_tune(config: RunConfig, model_path: Path, examples: Sequence[Example], folder: Path) -> Path:
+    """The work itself, in this process. Batches hold `warm_start.batch_conversations` examples of similar length."""
+    import torch
+
+    from rl.engines.export import save_model
+    from rl.engines.model import compute_dtype, load_policy
+    from rl.engines.worker import be_quiet, seed_everything
+
+    be_quiet()
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    seed_everything(config.seed)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    compute = compute_dtype(config.model.dtype, device)
+    policy = load_policy(model_path, _without_adapter(config.model), store=torch.float32, compute=compute).to(device)
+    policy.train()
+    settings = config.warm_start
+    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
+    schedule = list(_batches(examples, settings.batch_conversations, settings.epochs, config.seed))
+    for step, batch in enumerate(schedule):
+        optimizer.param_groups[0]["lr"] = settings.lr * (1 - step / len(schedule))
+        loss = _step(policy, optimizer, batch, compute)
+        if step % 10 == 0 or step == len(schedule) - 1:
+            print(f"warm start {step + 1}/{len(schedule)}: loss {loss:.3f}", flush=True)
+    weights = {name.removeprefix("lm."): value.detach().cpu() for name, value in policy.named_parameters()}
+    save_model(folder, {name: value.to(compute) for name, value in weights.items()}, model_path)
+    return folder
+
+
+def _without_adapter(model: ModelConfig) -> ModelConfig:
+    """The adapter belongs to RL, which starts from the weights made here."""
+    return replace(model, lora=LoraConfig(rank=0))
+
+
+def _batches(examples: Sequence[Example], size: int, epochs: int, seed: int) -> Iterator[list[Example]]:
+    """Examples of similar length together; the order of the batches is drawn anew for every epoch."""
+    ordered = sorted((example for example in examples if any(example[1][1:])), key=lambda example: len(example[0]))
+    batches = [ordered[start : start + size] for start in range(0, len(ordered), size)]
+    for epoch in range(epochs):
+        yield from random.Random(f"{seed}/{epoch}").sample(batches, len(batches))
+
+
+def _step(
+    policy: PolicyModel, optimizer: torch.optim.Optimizer, batch: Sequence[Example], compute: torch.dtype
+) -> float:
+    """One update on the mean loss of the batch's learnt tokens; returns that loss in nats."""
+    import torch
+
+    device = next(policy.parameters()).device
+    width = max(len(ids) for ids, _ in batch)
+    tokens, learnt = torch.zeros(2, len(batch), width, dtype=torch.int64)
+    for row, (ids, mask) in enumerate(batch):
+        tokens[row, : len(ids)] = torch.tensor(list(ids))
+        learnt[row, : len(ids)] = torch.tensor(list(mask))
+    tokens, learnt = tokens.to(device), learnt.to(device)
+    with torch.autocast(device.type, dtype=compute, enabled=compute != torch.float32):
+        # Padding is on the right, so the causal mask hides it from every token that counts.
+        states = policy.bare.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
+        rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
+        loss = _head_loss(policy, states[rows, columns], tokens[rows, columns + 1], compute)
+    loss.backward()
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return float(loss.detach())
+
+
+def _head_loss(policy: PolicyModel, states: torch.Tensor, targets: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
+    """Mean -log p of the targets, (M,); the head reads its weight in the dtype of the forward pass."""
+    from rl.engines.head import Scoring, reply_logprobs
+
+    weight = policy.bare.get_output_embeddings().weight.to(compute)
+    return -reply_logprobs(states.to(compute), weight, targets, Scoring())[0].mean()
