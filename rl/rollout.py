@@ -9,6 +9,8 @@ A prompt is    queued  ->  in flight on worker w  ->  done
                   ^______________|  w died, raised or showed no sign of life for `rollout.timeout_s`: w is killed and
                                     started again with the newest weights, and its unfinished prompts are queued
 
+A worker shows that it lives by an answer, or by an empty message every second in which vLLM gets on.
+
 What waits for what: `generate` for the next answer of any worker, `update_weights` for every worker, a queued prompt
 for an idle worker (a survivor that has finished its share or the one started anew). The time-out of each is
 `rollout.timeout_s`, counted from the worker's last sign of life.
@@ -154,7 +156,7 @@ class RolloutPool:
         timings: dict[str, float] = {}
         for worker, ref in refs:
             try:
-                taken = worker.result(ref, "still loading weights")
+                taken = worker.result(ref, "it was still loading weights")
             except WorkerFailure as failure:
                 self._replace(worker, failure)
                 continue

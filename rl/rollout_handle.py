@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from rl.weight_sync import WeightUpdate
 
 KILL_TIMEOUT_S = 15.0
+START_TIMEOUT_S = 1200.0  # placement, imports and loading the model; `rollout.timeout_s` is for a worker at work
 # An idle OpenMP thread must sleep, not spin: the learner wants its core. Read once, when the process starts.
 CPU_ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "KMP_BLOCKTIME": "0"}
 
@@ -64,6 +65,7 @@ class WorkerHandle:
     failed_starts: int = 0
     in_flight: dict[int, Ask] = field(default_factory=dict)
     deadline: float = 0.0
+    _limit_s: float = START_TIMEOUT_S
     _actor: Any = None  # ActorHandle[RolloutWorker]
     _placing: Any = None
     _starting: list[ray.ObjectRef] = field(default_factory=list)
@@ -96,13 +98,13 @@ class WorkerHandle:
             options["runtime_env"] = {"env_vars": CPU_ENVIRONMENT}
         self._actor = ray.remote(**options)(RolloutWorker).remote()
         self._placing = self._actor.where.remote()
-        self._touch()
+        self._alive(START_TIMEOUT_S)
 
     def find_place(self) -> None:
         """Wait until Ray has placed the actor.
 
         Raises:
-            WorkerFailure: it did not within `rollout.timeout_s`.
+            WorkerFailure: it did not within `START_TIMEOUT_S`.
         """
         self.place = Place(*self._get(self._placing, "no node has the resources that one rollout worker asks for"))
 
@@ -113,7 +115,7 @@ class WorkerHandle:
         self._starting = [self._placing, setup]
         if update is not None:
             self._starting.append(self._actor.update.remote(update))
-        self._touch()
+        self._alive(START_TIMEOUT_S)
 
     def finish_setup(self) -> None:
         """Collect the start-up.
@@ -121,7 +123,7 @@ class WorkerHandle:
         Raises:
             WorkerFailure: with the first step that went wrong.
         """
-        place, *_ = [self._get(ref, "still loading the model") for ref in self._starting]
+        place, *_ = [self._get(ref, "it was still loading the model") for ref in self._starting]
         self.place, self._starting, self.failed_starts = Place(*place), [], 0
 
     def respawn(self, update: WeightUpdate | None) -> None:
@@ -135,10 +137,10 @@ class WorkerHandle:
         assert self._actor is not None
         self.in_flight = {ask.index: ask for ask in asks}
         self._stream = self._actor.generate.options(num_returns="streaming").remote(list(asks), sampling)
-        self._touch()
+        self._alive()
 
     def next_answer(self) -> Answer | None:
-        """The answer that `ray.wait` announced, or None at the end of the share.
+        """The answer that `ray.wait` announced; None for a mere sign of life and at the end of the share.
 
         Raises:
             WorkerFailure: instead of an answer.
@@ -150,14 +152,15 @@ class WorkerHandle:
             if self.in_flight:
                 raise WorkerFailure(f"it ended with {len(self.in_flight)} prompts unanswered") from None
             return None
-        answer: Answer = self._get(ref, "an announced answer did not arrive")
-        del self.in_flight[answer.index]
-        self._touch()
+        answer: Answer | None = self._get(ref, "an announced answer did not arrive")
+        if answer is not None:
+            del self.in_flight[answer.index]
+        self._alive()
         return answer
 
     def begin_update(self, update: WeightUpdate) -> ray.ObjectRef:
         assert self._actor is not None
-        self._touch()
+        self._alive()
         return self._actor.update.remote(update)
 
     def result(self, ref: ray.ObjectRef, late: str) -> Any:
@@ -186,18 +189,22 @@ class WorkerHandle:
         return bool(done)
 
     def overdue(self) -> str:
-        limit = self.config.rollout.timeout_s
-        doing = "while loading the model" if self._starting else f"with {len(self.in_flight)} prompts in flight"
-        return f"no sign of life for rollout.timeout_s={limit:g} {doing}; raise it if the machine is that slow"
+        if self._starting:
+            return f"it did not load the model within {self._limit_s:g} s"
+        return (
+            f"no sign of life for rollout.timeout_s={self._limit_s:g} with {len(self.in_flight)} prompts in flight; "
+            "raise it if the machine is that slow"
+        )
 
-    def _touch(self) -> None:
-        self.deadline = time.monotonic() + self.config.rollout.timeout_s
+    def _alive(self, limit_s: float | None = None) -> None:
+        self._limit_s = self.config.rollout.timeout_s if limit_s is None else limit_s
+        self.deadline = time.monotonic() + self._limit_s
 
     def _get(self, ref: ray.ObjectRef, late: str) -> Any:
         try:
             return ray.get(ref, timeout=max(0.0, self.deadline - time.monotonic()))
         except GetTimeoutError as error:
-            raise WorkerFailure(f"{late} after rollout.timeout_s={self.config.rollout.timeout_s:g}") from error
+            raise WorkerFailure(f"{late} after {self._limit_s:g} s") from error
         except RayTaskError as error:
             raise WorkerFailure(f"{type(error.cause).__name__}: {error.cause}") from error
         except RayError as error:

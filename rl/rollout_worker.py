@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 MAX_SEQUENCES = 256  # decoded at once; more wait inside vLLM
 CPU_KV_BLOCK = 16  # tokens: the n replies of a group share the prompt's full blocks, so small ones share more
 WAIT_FOR_OBJECT_S = 300.0
+SIGN_OF_LIFE_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,13 +104,17 @@ class RolloutWorker:
         size = sum(bucket.data.nbytes for bucket in buckets)
         return {"fetch_s": fetched - started, "load_s": time.monotonic() - fetched, "bytes": float(size)}
 
-    def generate(self, asks: Sequence[Ask], sampling: Sampling) -> Iterator[Answer]:
-        """Answer each ask once, in the order in which their replies are complete."""
+    def generate(self, asks: Sequence[Ask], sampling: Sampling) -> Iterator[Answer | None]:
+        """Answer each ask once, in the order in which their replies are complete; None every second in between."""
         waiting: dict[str, int] = {}
         try:
             for ask in asks:
                 waiting[self._submit(ask, sampling)] = ask.index
+            signed = time.monotonic()
             while waiting:
+                if time.monotonic() - signed > SIGN_OF_LIFE_S:
+                    signed = time.monotonic()
+                    yield None
                 for output in self._engine.step():
                     if output.finished:
                         index = waiting.pop(output.request_id)
