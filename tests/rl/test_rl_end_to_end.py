@@ -154,6 +154,47 @@ def test_a_finished_run_started_again_trains_nothing_and_shows_its_table(finishe
     assert "held-out turns" in again.stdout
 
 
+def kill_when(log: Path, moment: str, driver: subprocess.Popen[bytes], process_name: str) -> None:
+    """SIGKILL one child of the driver whose Ray name contains `process_name`, when train.log says `moment`."""
+    deadline = time.monotonic() + LIMIT_S
+    while not (log.is_file() and moment in log.read_text()):
+        assert driver.poll() is None, f"the run ended before {moment!r}"
+        assert time.monotonic() < deadline, f"{moment!r} did not come in {LIMIT_S} s"
+        time.sleep(0.005)
+    victims = [
+        child
+        for child in psutil.Process(driver.pid).children(recursive=True)
+        if child.is_running() and any(process_name in word for word in child.cmdline()[:1])
+    ]
+    assert len(victims) == 2, f"expected two processes of {process_name}, found {victims}"
+    victims[0].kill()
+
+
+@pytest.mark.timeout(LIMIT_S)
+def test_a_killed_rollout_worker_and_a_killed_reward_replica_lose_no_prompt(tmp_path, tiny_model):
+    overrides = ("steps=3", "rollout.workers=2", "servers.replicas=2", "rollout.max_response_tokens=150")
+    with (tmp_path / "output").open("wb") as output:
+        run = subprocess.Popen(command(tmp_path, tiny_model, *overrides), cwd=REPO, stdout=output, stderr=output)
+    try:
+        log = tmp_path / "tiny" / "train.log"
+        kill_when(log, "step 2 phase generate", run, "RolloutWorker")
+        kill_when(log, "step 2 phase score", run, "empathy-scorer")
+        code = run.wait(timeout=LIMIT_S)
+    finally:
+        run.kill()
+    assert code == 0, (tmp_path / "output").read_text()[-6000:]
+    samples = read_lines(tmp_path / "tiny" / "samples.jsonl")
+    per_step = {step: [s for s in samples if s["step"] == step] for step in (1, 2, 3)}
+    for step, records in per_step.items():
+        assert len({(r["prompt_id"], r["rollout"]) for r in records}) == len(records) == 9
+        assert len({r["prompt_id"] for r in records}) == 3
+        assert {r["policy_version"] for r in records} == {step - 1}
+    assert len({s["prompt_id"] for s in samples}) == 9  # within one pass no prompt comes twice
+    assert all(
+        line["counts/failed_scores"] == 0 for line in read_lines(log.parent / "metrics.jsonl") if "reward/mean" in line
+    )
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S * 2)
 def test_a_step_on_the_real_conversations(real_data, tmp_path, tiny_model):
