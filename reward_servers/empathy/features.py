@@ -15,6 +15,10 @@ from dialogue.conversation import Message
 from reward_servers.protocol import ScoreRequest
 
 _SECOND = frozenset("you your yours you're you've you'll you'd yourself".split())
+_OPEN_ENDS = frozenset(
+    "the a an to of and that you your is are was for with in on at it's you're i'm i but or so if as this my from by "
+    "be have has can will would not what how when because just into about than their his her our its".split()
+)
 _FIRST = frozenset("i i'm i've i'll i'd me my mine myself".split())
 _PLAIN = str.maketrans({"“": '"', "”": '"', "‘": "'", "’": "'", "…": "...", "–": "-", "—": " - ", "*": ""})
 _WORD = re.compile(r"[^\W\d_]+(?:'[^\W\d_]+)*")
@@ -32,6 +36,7 @@ FEATURE_NAMES = (
     "repeated_trigrams",
     "repeated_sentences",
     "ends_like_a_sentence",
+    "ends_open",
     "letters",
     "capital_starts",
     "lines",
@@ -55,6 +60,11 @@ def latest_seeker(history: Sequence[Message]) -> str:
     return next((plain_text(m["content"]) for m in reversed(history) if m["role"] == "user"), "")
 
 
+def latest_reply(history: Sequence[Message]) -> str:
+    """The last message of the assistant before the reply, plain; empty if there is none."""
+    return next((plain_text(m["content"]) for m in reversed(history) if m["role"] == "assistant"), "")
+
+
 def surface_features(request: ScoreRequest) -> list[float]:
     """One bounded number per name of `FEATURE_NAMES`, each between 0 and about 1."""
     text = plain_text(request.response)
@@ -75,6 +85,7 @@ def surface_features(request: ScoreRequest) -> list[float]:
         _repeated(_grams(words, 3)),
         _repeated(sentences),
         float(text[-1:] in '.!?")'),
+        float(bool(words) and words[-1] in _OPEN_ENDS),
         sum(c.isalpha() for c in text) / max(len(text), 1),
         sum(s[:1].isupper() for s in re.split(r"(?<=[.!?\n])\s*", text) if s) / max(len(sentences), 1) / 2,
         min(text.count("\n"), 10) / 10,

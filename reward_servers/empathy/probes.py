@@ -8,6 +8,7 @@ history and one honest reply into such a text, deterministically by seed.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import random
 import re
 from collections.abc import Callable, Sequence
@@ -126,11 +127,11 @@ def spliced_words(source: ProbeInput) -> str:
 
 
 def chain_babble(source: ProbeInput) -> str:
-    """A first-order word chain over the history, the honest reply and stock phrases: locally fluent, meaning nothing."""
+    """A first-order word chain over history, honest reply and stock phrases: locally fluent, meaning nothing."""
     text = " ".join([source.honest, *source.phrases.comfort, *(m["content"] for m in source.history[-4:])])
     words = text.split()
     followers: dict[str, list[str]] = {}
-    for word, following in zip(words, words[1:], strict=False):
+    for word, following in itertools.pairwise(words):
         followers.setdefault(word.lower(), []).append(following)
     chain = [source.rng.choice(words)]
     for _ in range(source.rng.randint(20, 60)):

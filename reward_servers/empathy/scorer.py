@@ -1,6 +1,6 @@
 """The trained scorer: (history, reply) -> six Lend-an-Ear dimensions.
 
-Every request goes through the network alone, unpadded and on one thread, so its score is bitwise the same whatever else
+Every text goes through the encoder alone, unpadded and on one thread, so its score is bitwise the same whatever else
 was asked in the same call: an exact resume of a training run depends on that.
 """
 
@@ -12,17 +12,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 
-from reward_servers.empathy.features import plain_text, surface_features
-from reward_servers.empathy.network import WORST, EmpathyNetwork, NetworkConfig, encode
-from reward_servers.encoder import encoder_folder
+from reward_servers.empathy.embedding import TextEmbedder
+from reward_servers.empathy.features import plain_text
+from reward_servers.empathy.network import WORST, EmpathyNetwork, NetworkConfig, request_inputs
 from reward_servers.protocol import EmpathyScore, ScoreRequest
 
 WEIGHTS = Path(__file__).resolve().parent / "weights"
+_TABLE = "fluency_table"
 _TENSORS = "scorer.safetensors"
 _CONFIG = "config.json"
 
@@ -34,9 +34,10 @@ class ScorerWeightsError(ValueError):
 class EmpathyScorer:
     """Predicts what the judge would say. Not safe for concurrent calls from several threads of one process."""
 
-    def __init__(self, network: EmpathyNetwork, tokenizer: Any, version: str) -> None:
+    def __init__(self, network: EmpathyNetwork, table: bytes, version: str) -> None:
         self._network = network.eval()
-        self._tokenizer = tokenizer
+        self._table = table
+        self._embedder = TextEmbedder()
         self.version = version
 
     @classmethod
@@ -50,15 +51,15 @@ class EmpathyScorer:
         folder = folder or WEIGHTS
         for name in (_TENSORS, _CONFIG):
             if not (folder / name).is_file():
-                raise ScorerWeightsError(f"{folder} has no {name}; train one with `rapport scorer train --out {folder}`")
+                raise ScorerWeightsError(
+                    f"{folder} has no {name}; train one with `rapport scorer train --out {folder}`"
+                )
         try:
             config = NetworkConfig(**json.loads((folder / _CONFIG).read_text(encoding="utf-8")))
         except (TypeError, json.JSONDecodeError) as error:
             raise ScorerWeightsError(f"{folder / _CONFIG} is not a scorer's configuration: {error}") from error
-        network, tokenizer = new_network(config)
-        _fill(network, folder / _TENSORS)
-        network.merge()
-        return cls(network, tokenizer, weights_version(folder))
+        network, table = _read(EmpathyNetwork(config), folder / _TENSORS)
+        return cls(network, table, weights_version(folder))
 
     def score(self, requests: Sequence[ScoreRequest]) -> list[EmpathyScore]:
         """One score per request, in order. Any text is scored; one with nothing to read gets the worst score."""
@@ -68,33 +69,23 @@ class EmpathyScorer:
     def _score(self, request: ScoreRequest) -> EmpathyScore:
         if not any(c.isalnum() for c in plain_text(request.response)):
             return EmpathyScore(WORST)
-        encoded = encode(self._tokenizer, request, self._network.config)
-        ids, segments = torch.tensor([encoded.ids]), torch.tensor([encoded.segments])
-        mask = torch.ones(ids.shape)
-        states = self._network.lower_states(ids, segments, mask)
-        features = torch.tensor([surface_features(request)])
-        dimensions, _ = self._network(states, segments, mask, features)
+        inputs = request_inputs(self._embedder, self._table, request)
+        dimensions, _ = self._network(inputs.unsqueeze(0))
         return EmpathyScore(tuple(dimensions[0].tolist()))
 
 
-def new_network(config: NetworkConfig, seed: int = 0) -> tuple[EmpathyNetwork, Any]:
-    """An untrained network on the installed encoder, and the encoder's tokenizer."""
-    from transformers import AutoModel, AutoTokenizer
-
-    folder = encoder_folder()
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        network = EmpathyNetwork(encoder, config)
-    return network, AutoTokenizer.from_pretrained(folder)
-
-
-def save_scorer(network: EmpathyNetwork, folder: Path) -> None:
-    """Write adapters and head in half precision, and the configuration."""
+def save_scorer(network: EmpathyNetwork, table: bytes, folder: Path) -> None:
+    """Write the heads in half precision, the bigram table and the configuration."""
     folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.to(torch.float16).contiguous() for name, tensor in network.trained().items()}
+    tensors = {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
+    tensors[_TABLE] = torch.frombuffer(bytearray(table), dtype=torch.uint8)
     save_file(tensors, folder / _TENSORS)
     (folder / _CONFIG).write_text(json.dumps(asdict(network.config), indent=2) + "\n", encoding="utf-8")
+
+
+def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:
+    """Matrices in half precision; the standardisation keeps its full range."""
+    return tensor.to(torch.float16 if name.startswith("heads.") else torch.float32).contiguous()
 
 
 def weights_version(folder: Path) -> str:
@@ -105,18 +96,16 @@ def weights_version(folder: Path) -> str:
     return digest.hexdigest()[:12]
 
 
-def _fill(network: EmpathyNetwork, path: Path) -> None:
-    wanted = network.trained()
+def _read(network: EmpathyNetwork, path: Path) -> tuple[EmpathyNetwork, bytes]:
     found = load_file(path)
-    if set(wanted) != set(found):
-        differing = sorted(set(wanted) ^ set(found))
-        raise ScorerWeightsError(f"{path} does not fit the network: {len(differing)} names differ, e.g. {differing[0]}")
-    for name, tensor in wanted.items():
-        if tensor.shape != found[name].shape:
-            raise ScorerWeightsError(
-                f"{path}: {name} has shape {tuple(found[name].shape)}, wanted {tuple(tensor.shape)}"
-            )
-        tensor.copy_(found[name])
+    if _TABLE not in found:
+        raise ScorerWeightsError(f"{path} lacks the tensor {_TABLE}; train the scorer again")
+    table = bytes(found.pop(_TABLE).tolist())
+    try:
+        network.load_state_dict(found)
+    except RuntimeError as error:
+        raise ScorerWeightsError(f"{path} does not fit its {_CONFIG}: {error}") from error
+    return network, table
 
 
 @contextmanager

@@ -1,37 +1,39 @@
-"""Training of the scorer: rated honest replies and probes through one network.
+"""Training of the scorer: rated honest replies and probes through the averaged heads.
 
-Loss of a batch = SmoothL1 on the six dimensions (honest) + 2 SmoothL1 on the aggregate (all with a target)
-    + 0.3 pairwise rank loss on the aggregate (honest) + 0.5 cross-entropy of genuineness (all).
-The frozen lower layers run once per text; their output is kept in half precision. Seeded, one thread: the same data and
-options give the same weights on the same machine.
+Loss of a batch = SmoothL1 on the six dimensions and twice on the aggregate (rated replies) + 0.3 pairwise rank loss on
+    the aggregate (rated) + cross-entropy of genuineness (all) + SmoothL1 of the aggregate to 1 (cheats).
+The encoder is frozen: its states are computed once per text and kept in a cache file. Seeded, one thread: the same data
+and options give the same weights on the same machine.
 """
 
 from __future__ import annotations
 
-import math
+import hashlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from reward_servers.empathy.babble import GENUINENESS, sample_babble
 from reward_servers.empathy.data import RatedReply
-from reward_servers.empathy.features import surface_features
-from reward_servers.empathy.network import EmpathyNetwork, Encoded, NetworkConfig, encode
+from reward_servers.empathy.embedding import TextEmbedder
+from reward_servers.empathy.network import EmpathyNetwork, Head, NetworkConfig, compose, genuineness, request_inputs
 from reward_servers.empathy.phrases import Pool
 from reward_servers.empathy.probes import ProbeKind, build_probes
 from reward_servers.protocol import Dimension, ScoreRequest
 
 # How genuine a family is held to be; the others are 0. An answer to somebody else is at least a kind text, and some
 # honest replies are so general that they would fit anywhere.
-_FAMILY_GENUINENESS = {ProbeKind.OFF_TOPIC: 0.12, ProbeKind.SEEKER_ROLE: 0.05}
-_SIGNS = [-1.0 if dimension.lower_is_better else 1.0 for dimension in Dimension]
+_FAMILY_GENUINENESS = {ProbeKind.OFF_TOPIC: 0.1}
+_CHEAT = 0.01  # a target of genuineness below this is a cheat
+_LOWER_IS_BETTER = [dimension.lower_is_better for dimension in Dimension]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,22 +41,20 @@ class TrainingConfig:
     """Options of one training run.
 
     Attributes:
-        epochs: passes over the honest replies.
-        probes_per_epoch: probes drawn per epoch for each honest reply, on average.
-        probe_copies: how many probes per honest reply are built in all; each epoch draws from these.
+        epochs: passes over all texts.
+        probe_copies: how many probes are built per honest reply.
         leave_out: families of probes never trained on, for the generalisation check.
         babble_histories: prompts that are answered with hot samples of a small language model; 0 for none.
     """
 
-    epochs: int = 5
-    probes_per_epoch: float = 1.0
+    epochs: int = 30
     probe_copies: int = 2
-    batch: int = 16
-    adapter_rate: float = 1e-3
-    head_rate: float = 2e-3
+    batch: int = 128
+    rate: float = 1e-3
+    weight_decay: float = 0.05
     seed: int = 0
     leave_out: tuple[ProbeKind, ...] = ()
-    babble_histories: int = 144
+    babble_histories: int = 72
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
@@ -70,16 +70,6 @@ class Example:
     request: ScoreRequest
     dimensions: tuple[float, ...] | None
     genuine: float
-
-
-@dataclass(slots=True)
-class Prepared:
-    """An example with what the frozen part makes of it: (T, H) half-precision states, (T,) segments, (F,) features."""
-
-    states: Tensor
-    segments: Tensor
-    features: Tensor
-    example: Example
 
 
 def honest_examples(replies: Iterable[RatedReply]) -> list[Example]:
@@ -126,117 +116,106 @@ def babble_examples(replies: Sequence[RatedReply], config: TrainingConfig, cache
     return examples
 
 
-def prepare(network: EmpathyNetwork, tokenizer: Any, examples: Sequence[Example]) -> list[Prepared]:
-    """Run the frozen layers once over every example."""
-    encoded = [encode(tokenizer, example.request, network.config) for example in examples]
-    order = sorted(range(len(encoded)), key=lambda i: len(encoded[i].ids))
-    prepared: dict[int, Prepared] = {}
-    network.eval()
-    with torch.no_grad():
-        for start in tqdm(range(0, len(order), 32), desc="frozen layers", disable=None):
-            rows = order[start : start + 32]
-            ids, segments, mask = pad([encoded[i] for i in rows])
-            states = network.lower_states(ids, segments, mask)
-            for row, i in enumerate(rows):
-                length = len(encoded[i].ids)
-                features = torch.tensor(surface_features(examples[i].request))
-                kept = states[row, :length].to(torch.float16).clone()
-                prepared[i] = Prepared(kept, segments[row, :length].clone(), features, examples[i])
-    return [prepared[i] for i in range(len(examples))]
+def input_key(table: bytes, request: ScoreRequest) -> str:
+    """Names the inputs of a request under a bigram table: equal keys, equal inputs."""
+    salt = _digest(table)
+    return hashlib.sha256(repr((salt, request.history, request.response)).encode()).hexdigest()
 
 
-def pad(rows: Sequence[Encoded]) -> tuple[Tensor, Tensor, Tensor]:
-    """ids, segments and mask, each (B, T), padded with zeros on the right."""
-    width = max(len(row.ids) for row in rows)
-
-    def padded(values: Iterable[int]) -> list[int]:
-        kept = list(values)
-        return kept + [0] * (width - len(kept))
-
-    ids = torch.tensor([padded(row.ids) for row in rows])
-    segments = torch.tensor([padded(row.segments) for row in rows])
-    mask = torch.tensor([padded([1] * len(row.ids)) for row in rows])
-    return ids, segments, mask
+@lru_cache(maxsize=4)
+def _digest(table: bytes) -> str:
+    return hashlib.sha256(table).hexdigest()
 
 
-def train(
-    network: EmpathyNetwork,
-    honest: Sequence[Prepared],
-    probes: Sequence[Prepared],
-    config: TrainingConfig,
-    report: Callable[[int, float], None] = lambda epoch, loss: None,
-) -> list[float]:
-    """Train adapters and head in place.
+class InputCache:
+    """Inputs of every text seen so far, in one file; what is not in it is computed and added.
+
+    The key is made of history, reply and bigram table, so a changed probe or table is simply another entry.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._known: dict[str, Tensor] = load_file(path) if path.is_file() else {}
+
+    def inputs(self, embedder: TextEmbedder, table: bytes, requests: Sequence[ScoreRequest]) -> Tensor:
+        """(N, D) inputs, in half precision as they are cached."""
+        keys = [input_key(table, request) for request in requests]
+        missing = {key: request for key, request in zip(keys, requests, strict=True) if key not in self._known}
+        for count, key in enumerate(tqdm(missing, desc="encoder", disable=None), start=1):
+            self._known[key] = request_inputs(embedder, table, missing[key]).half()
+            if count % 500 == 0:
+                self._save()
+        if missing:
+            self._save()
+        return torch.stack([self._known[key] for key in keys])
+
+    def _save(self) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        part = self._path.with_suffix(".part")
+        save_file(self._known, part)
+        part.replace(self._path)
+
+
+def train(inputs: Tensor, examples: Sequence[Example], config: TrainingConfig) -> tuple[EmpathyNetwork, list[float]]:
+    """Train all heads on N examples.
 
     Args:
-        report: called after each epoch with its number and mean loss.
+        inputs: (N, D) of `request_inputs`.
 
     Returns:
-        The mean loss of each epoch.
+        The network, ready to score, and the mean loss of each epoch over all heads.
     """
     torch.manual_seed(config.seed)
-    rng = random.Random(config.seed)
-    drawn = min(len(probes), round(config.probes_per_epoch * len(honest)))
-    steps = config.epochs * math.ceil((len(honest) + drawn) / config.batch)
-    optimizer = _optimizer(network, config)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(
-        optimizer, [config.adapter_rate, config.head_rate], total_steps=steps + 1, pct_start=0.1
-    )
+    network = EmpathyNetwork(config.network)
+    inputs = inputs.float()
+    network.mean.copy_(inputs.mean(0))
+    network.scale.copy_(1 / inputs.std(0).clamp(min=1e-3))
+    x = network.standardise(inputs)
+    losses = [_train_head(head, x, examples, config) for head in network.heads]  # type: ignore[arg-type]
+    network.eval()
+    return network, [sum(values) / len(values) for values in zip(*losses, strict=True)]
+
+
+def _train_head(head: Head, x: Tensor, examples: Sequence[Example], config: TrainingConfig) -> list[float]:
+    rated = torch.tensor([example.dimensions is not None for example in examples])
+    ratings = torch.tensor([example.dimensions or (3.0,) * len(Dimension) for example in examples])
+    genuine = torch.tensor([example.genuine for example in examples])
+    optimizer = torch.optim.AdamW(head.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    steps = config.epochs * -(-len(examples) // config.batch)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, config.rate, total_steps=steps, pct_start=0.1)
     losses = []
-    for epoch in range(config.epochs):
-        rows = [*honest, *rng.sample(list(probes), drawn)]
-        network.train()
+    head.train()
+    for _ in range(config.epochs):
         total = 0.0
-        batches = _batches(rows, config.batch, rng)
-        for batch in tqdm(batches, desc=f"epoch {epoch + 1} of {config.epochs}", disable=None):
-            loss = batch_loss(network, batch)
+        for rows in torch.randperm(len(examples)).split(config.batch):
+            loss = batch_loss(head, x[rows], rated[rows], ratings[rows], genuine[rows])
             optimizer.zero_grad()
             loss.backward()
-            torch.nn.utils.clip_grad_norm_([p for p in network.parameters() if p.requires_grad], 1.0)
             optimizer.step()
             schedule.step()
-            total += loss.item() * len(batch)
-        losses.append(total / len(rows))
-        report(epoch, losses[-1])
-    network.eval()
+            total += loss.item() * len(rows)
+        losses.append(total / len(examples))
     return losses
 
 
-def _optimizer(network: EmpathyNetwork, config: TrainingConfig) -> torch.optim.Optimizer:
-    adapters = [p for p in network.upper.parameters() if p.requires_grad]
-    head = [*network.hidden.parameters(), *network.quality.parameters(), *network.genuine.parameters()]
-    groups = [{"params": adapters, "lr": config.adapter_rate}, {"params": head, "lr": config.head_rate}]
-    return torch.optim.AdamW(groups, weight_decay=0.01)
+def batch_loss(head: Head, x: Tensor, rated: Tensor, ratings: Tensor, genuine: Tensor) -> Tensor:
+    """The loss of the module's text, a scalar.
 
-
-def _batches(rows: list[Prepared], size: int, rng: random.Random) -> list[list[Prepared]]:
-    """Batches of similar length in random order: sorted within chunks of 16 batches."""
-    rng.shuffle(rows)
-    batches = []
-    for start in range(0, len(rows), 16 * size):
-        chunk = sorted(rows[start : start + 16 * size], key=lambda row: len(row.states))
-        batches += [chunk[i : i + size] for i in range(0, len(chunk), size)]
-    rng.shuffle(batches)
-    return batches
-
-
-def batch_loss(network: EmpathyNetwork, batch: Sequence[Prepared]) -> Tensor:
-    """The loss of the module's text over B examples, a scalar."""
-    width = max(len(row.states) for row in batch)
-    states = torch.stack([functional.pad(row.states.float(), (0, 0, 0, width - len(row.states))) for row in batch])
-    segments = torch.stack([functional.pad(row.segments, (0, width - len(row.segments))) for row in batch])
-    mask = torch.stack([functional.pad(torch.ones(len(row.states)), (0, width - len(row.states))) for row in batch])
-    features = torch.stack([row.features for row in batch])
-    dimensions, logits = network(states, segments, mask, features)
-    genuine = torch.tensor([row.example.genuine for row in batch])
-    loss = 0.5 * functional.binary_cross_entropy_with_logits(logits, genuine)
-    rated = [i for i, row in enumerate(batch) if row.example.dimensions is not None]
-    if rated:
-        target = torch.tensor([batch[i].example.dimensions for i in rated])
-        loss = loss + _rated_loss(dimensions[rated], target)
-    fake = (genuine < 0.01).nonzero().squeeze(-1)
-    if len(fake):
-        loss = loss + functional.smooth_l1_loss(aggregated(dimensions[fake]), torch.ones(len(fake)))
+    Args:
+        x: (B, D) standardised inputs.
+        rated: (B,) whether the judge rated this text.
+        ratings: (B, 6), read where `rated`.
+        genuine: (B,) targets of genuineness.
+    """
+    quality, logit = head(x)
+    final = compose(quality, genuineness(logit))
+    loss = functional.binary_cross_entropy_with_logits(logit, genuine)
+    if rated.any():
+        loss = loss + _rated_loss(final[rated], ratings[rated])
+    cheats = genuine < _CHEAT
+    if cheats.any():
+        got = aggregated(final[cheats])
+        loss = loss + functional.smooth_l1_loss(got, torch.ones_like(got))
     return loss
 
 
@@ -244,15 +223,13 @@ def _rated_loss(predicted: Tensor, target: Tensor) -> Tensor:
     """Dimensions, aggregate and pairwise order, over R rated replies; both arguments (R, 6)."""
     wanted, got = aggregated(target), aggregated(predicted)
     loss = functional.smooth_l1_loss(predicted, target) + 2 * functional.smooth_l1_loss(got, wanted, beta=0.5)
-    difference = wanted[:, None] - wanted[None, :]
-    pairs = difference > 0.1
+    pairs = wanted[:, None] - wanted[None, :] > 0.1
     if pairs.any():
-        margin = (got[:, None] - got[None, :])[pairs]
-        loss = loss + 0.3 * functional.softplus(-4 * margin).mean()
+        loss = loss + 0.3 * functional.softplus(-4 * (got[:, None] - got[None, :])[pairs]).mean()
     return loss
 
 
 def aggregated(dimensions: Tensor) -> Tensor:
     """(R, 6) -> (R,): the mean of the six after 6 - x where lower is better."""
-    signs = dimensions.new_tensor(_SIGNS)
-    return (torch.where(signs > 0, dimensions, 6 - dimensions)).mean(-1)
+    reverse = torch.tensor(_LOWER_IS_BETTER)
+    return torch.where(reverse, 6 - dimensions, dimensions).mean(-1)
