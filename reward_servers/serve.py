@@ -77,6 +77,7 @@ def _model_deployment(server: type, name: str, config: DeploymentConfig) -> serv
         health_check_period_s=config.health_period_s,
         health_check_timeout_s=config.health_timeout_s,
         graceful_shutdown_timeout_s=10,
+        max_constructor_retry_count=1,  # weights that are missing now are missing at a second try too
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
     )
 

@@ -33,8 +33,9 @@ class DeploymentConfig:
         loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, on any nodes of the cluster.
-        num_cpus: CPUs reserved per replica. Ray also makes their whole number (at least 1) its computing threads,
-            unless OMP_NUM_THREADS is set.
+        num_cpus: CPUs reserved per replica. Half a one, because a synchronous trainer computes nothing while it
+            waits for scores. Ray also makes their whole number (at least 1) the replica's computing threads, unless
+            OMP_NUM_THREADS is set.
         num_gpus: GPUs per replica; fractions share one GPU.
         max_batch_size: replies computed together at most; a call that is larger by itself is computed whole.
         batch_wait_s: how long the first reply of a batch waits for others.
@@ -47,7 +48,7 @@ class DeploymentConfig:
     loader: str
     folder: str = ""
     replicas: int = 1
-    num_cpus: float = 1.0
+    num_cpus: float = 0.5
     num_gpus: float = 0.0
     max_batch_size: int = 32
     batch_wait_s: float = 0.005

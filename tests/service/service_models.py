@@ -21,7 +21,7 @@ from reward_servers.protocol import EmpathyScore, ScoreRequest
 
 POISON = "POISON"  # the scorer raises
 NOT_A_NUMBER = "NOTANUMBER"  # the scorer answers NaN
-GATE = "GATE"  # the scorer says in its folder that it holds the reply, and waits there for a file named `open`
+GATE = "GATE"  # the scorer, if it has a folder, says there that it holds the reply and waits for a file `open`
 LONGEST_GATE_S = 40.0
 
 
@@ -82,16 +82,15 @@ class SeededScorer:
             raise ValueError("this reply cannot be read")
         if NOT_A_NUMBER in request.response:
             return EmpathyScore((float("nan"),) * 6)
-        if GATE in request.response:
-            self._wait_at_gate()
+        if GATE in request.response and self.folder is not None:
+            self._wait_at_gate(self.folder)
         text = " ".join(message["content"] for message in request.history) + " [SEP] " + request.response
         return EmpathyScore(tuple(1 + 4 * float(x) for x in self.encoder(text)))
 
-    def _wait_at_gate(self) -> None:
-        assert self.folder is not None
-        (self.folder / f"held-{os.getpid()}").touch()
+    def _wait_at_gate(self, folder: Path) -> None:
+        (folder / f"held-{os.getpid()}").touch()
         deadline = time.monotonic() + LONGEST_GATE_S
-        while not (self.folder / "open").exists() and time.monotonic() < deadline:
+        while not (folder / "open").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
 
 
