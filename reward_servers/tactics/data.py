@@ -5,7 +5,8 @@ Sources, each a `TaggedReply` per reply:
     LISTENER the human replies of the Lend-an-Ear conversations (`outputs/gold/`; the same 574 labels as
              `lend_an_ear/tactic_results/sentence_level_tactics.csv`, so that file is not read)
     HUMAN    286 sentences of 25 replies labelled by people (`tagger_annotations/val/`)
-    WEAK     replies of the 322 training conversations labelled by a language model (`weak_labels.jsonl` here)
+    WEAK     replies of the 322 training conversations, and some written for this, labelled by a language model
+             (`weak_labels.jsonl` here)
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ WEAK_LABELS_FILE = Path(__file__).parent / "weak_labels.jsonl"
 GOLD_FOLDER = "gold"
 
 _CONTEXT = re.compile(
-    r"Context \(Full Empathic Response\):\n(?P<context>.*)\n\n- Sentence to Evaluate:\n(?P<sentence>.*)\n\n### Response",
+    r"Context \(Full Empathic Response\):\n(?P<context>.*)\n\n"
+    r"- Sentence to Evaluate:\n(?P<sentence>.*)\n\n### Response",
     re.DOTALL,
 )
 _ANSWER = re.compile(r"<score>\s*([01])\s*</score>")
@@ -147,7 +149,10 @@ def _annotated_sentences(path: Path) -> Iterator[tuple[tuple[str, str], float]]:
 
 
 def load_weak_labels(conversations: Path, labels: Path = WEAK_LABELS_FILE) -> list[TaggedReply]:
-    """Labels written for supporter turns of the 322 conversations; the file holds places and tactics, not the text.
+    """Labels made by a language model that followed MINT's guideline.
+
+    A line has either sentences written for this purpose, or the place of a supporter turn in the 322 conversations,
+    whose text the file does not repeat.
 
     Raises:
         TagDataError: a place that does not exist in `conversations`, or another number of sentences there.
@@ -157,15 +162,20 @@ def load_weak_labels(conversations: Path, labels: Path = WEAK_LABELS_FILE) -> li
     for number, entry in _json_lines(labels):
         where = f"{labels}, line {number}"
         try:
-            text = turns[entry["conversation_id"]][entry["turn"]]["content"]
+            sentences = _labelled_sentences(entry, turns)
             matrix = label_matrix(entry["sentence_tactics"])
         except (KeyError, IndexError, ValueError) as error:
             raise TagDataError(f"{where}: {error!r}") from error
-        sentences = tuple(split_sentences(text))[: len(matrix)]
         if len(sentences) != len(matrix):
             raise TagDataError(f"{where}: {len(matrix)} labels for {len(sentences)} sentences")
-        replies.append(_reply(TagSource.WEAK, entry["conversation_id"], sentences, matrix))
+        replies.append(_reply(TagSource.WEAK, entry.get("conversation_id", where), sentences, matrix))
     return replies
+
+
+def _labelled_sentences(entry: Mapping[str, Any], turns: Mapping[str, Any]) -> tuple[str, ...]:
+    if "sentences" in entry:
+        return tuple(entry["sentences"])
+    return tuple(split_sentences(turns[entry["conversation_id"]][entry["turn"]]["content"]))
 
 
 def without_sentences_of(replies: Sequence[TaggedReply], held_out: Sequence[TaggedReply]) -> list[TaggedReply]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,10 +47,12 @@ class TacticNetwork(nn.Module):
         super().__init__()
         encoder = _plain_encoder(encoder_folder).requires_grad_(False)
         hidden_size, layers = encoder.config.hidden_size, encoder.encoder.layer
-        self.embeddings = encoder.embeddings
-        self.lower_layers = layers[: len(layers) - adapted_layers]
-        self.upper_layers = layers[len(layers) - adapted_layers :]
-        _replace_layers(self.upper_layers, lambda m: LowRankLinear(m, rank, scale) if _is_linear(m) else None)
+        self.embeddings: nn.Module = encoder.embeddings
+        self.lower_layers: nn.ModuleList = layers[: len(layers) - adapted_layers]
+        self.upper_layers: nn.ModuleList = layers[len(layers) - adapted_layers :]
+        _replace_layers(
+            self.upper_layers, lambda m: LowRankLinear(m, rank, scale) if isinstance(m, nn.Linear) else None
+        )
         self.dropout = nn.Dropout(0.2)
         self.head = nn.Linear(2 * hidden_size, len(TACTICS))
 
@@ -133,7 +136,7 @@ def encoder_digest(encoder_folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _plain_encoder(folder: Path) -> nn.Module:
+def _plain_encoder(folder: Path) -> Any:
     """The encoder in float32, without its pooler (never used) and without dropout inside.
 
     Dropout on attention weights keeps torch from its fused kernel, several times faster on a CPU; the adapters are
@@ -157,11 +160,7 @@ def _through(layers: nn.ModuleList, hidden: Tensor, mask: Tensor | None) -> Tens
     return hidden
 
 
-def _is_linear(module: nn.Module) -> bool:
-    return isinstance(module, nn.Linear)
-
-
-def _replace_layers(root: nn.Module, replacement_of) -> None:  # type: ignore[no-untyped-def]
+def _replace_layers(root: nn.Module, replacement_of: Callable[[nn.Module], nn.Module | None]) -> None:
     for name, child in root.named_children():
         replacement = replacement_of(child)
         if replacement is not None:
