@@ -5,8 +5,8 @@
     MicroBatch            rows of similar length, padded to (B, N), at most `micro_batch_tokens` cells
     plan(...)[rank]       as many micro-batches on every rank, some of them empty
 
-A reply sees the prompt and itself (block-causal mask), and its positions go on from the prompt's end, so every reply is
-computed as if it stood alone after the prompt, which is computed once: P + nL tokens instead of n(P + L).
+A reply sees the prompt and itself (rl/engines/attention.py), and its positions go on from the prompt's end, so every
+reply is computed as if it stood alone after the prompt, which is computed once: P + nL tokens instead of n(P + L).
 
 Invariants:
 - Every reply of every group is in exactly one row. Nothing is cut, nothing is dropped.
@@ -19,14 +19,12 @@ Suffixes: B rows, N tokens of a row, R replies of a micro-batch, T tokens of a r
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from rl.types import TrainGroup
-
-PAD_SEGMENT = -1  # attends to itself only, so that its softmax is defined
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,57 +51,57 @@ class Row:
         return len(self.prompt_ids) + sum(map(len, self.replies))
 
 
-@dataclass(frozen=True, slots=True)
-class Layout:
-    """Which cells of one row attend to each other. `reply_spans`: (start, end) of every reply."""
-
-    prompt: int
-    reply_spans: tuple[tuple[int, int], ...]
-
-
 @dataclass(frozen=True, slots=True, eq=False)
 class MicroBatch:
     """Tensors of one forward pass.
 
     Attributes:
         input_ids, position_ids: (B, N) int64.
-        segments: (B, N) int64; 0 in the prompt, k in the k-th reply, `PAD_SEGMENT` in padding.
+        prompts: (B,) int64; tokens of each row's prompt.
+        rows: (R,) int64; the row that holds a reply.
+        cells: (R, T) int64; index into the flattened (B * N) cells of a reply's token.
         gather: (R, T) int64; index into the flattened (B * N) cells of the cell that predicts a reply's token.
         response_ids: (R, T) int64.
         response_mask, rollout_logprobs, advantages: (R, T) float32; 0 in padding.
+        longest_prompt, used_cells: tokens of the longest prompt, and of all rows without padding.
         keys: R replies, in the order of the rows of these matrices. Empty: a micro-batch that is only there so that
             this rank takes part in the collectives.
-        layouts: B, for attention that computes only what is seen.
     """
 
     input_ids: torch.Tensor
     position_ids: torch.Tensor
-    segments: torch.Tensor
+    prompts: torch.Tensor
+    rows: torch.Tensor
+    cells: torch.Tensor
     gather: torch.Tensor
     response_ids: torch.Tensor
     response_mask: torch.Tensor
     rollout_logprobs: torch.Tensor
     advantages: torch.Tensor
     keys: tuple[ReplyKey, ...]
-    layouts: tuple[Layout, ...]
+    longest_prompt: int
+    used_cells: int
 
     @property
     def is_empty(self) -> bool:
         return not self.keys
 
     @property
-    def reply_tokens(self) -> int:
-        return int(self.response_mask.sum())
+    def real(self) -> torch.Tensor:
+        """Which of the (R, T) are computed: all reply tokens, and the one of an empty micro-batch."""
+        return torch.ones_like(self.response_mask, dtype=torch.bool) if self.is_empty else self.response_mask.bool()
 
     def to(self, device: torch.device) -> MicroBatch:
         tensors = {name: getattr(self, name).to(device, non_blocking=True) for name in _TENSORS}
-        return MicroBatch(**tensors, keys=self.keys, layouts=self.layouts)
+        return replace(self, **tensors)
 
 
 _TENSORS = (
     "input_ids",
     "position_ids",
-    "segments",
+    "prompts",
+    "rows",
+    "cells",
     "gather",
     "response_ids",
     "response_mask",
@@ -197,38 +195,37 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         return _empty()
     width = max(map(len, rows))
     ids, positions = np.zeros((2, len(rows), width), dtype=np.int64)
-    segments = np.full((len(rows), width), PAD_SEGMENT, dtype=np.int64)
-    gathers: list[np.ndarray] = []
-    layouts = []
+    cells: list[np.ndarray] = []
+    gather: list[np.ndarray] = []
     for number, row in enumerate(rows):
-        prompt = len(row.prompt_ids)
-        cells = list(row.prompt_ids)
-        spans = []
+        prompt, offset = len(row.prompt_ids), number * width
+        flat = [token for part in (row.prompt_ids, *row.replies) for token in part]
+        ids[number, : len(flat)] = flat
         positions[number, :prompt] = np.arange(prompt)
-        segments[number, :prompt] = 0
-        for segment, reply in enumerate(row.replies, start=1):
-            start, end = len(cells), len(cells) + len(reply)
-            cells.extend(reply)
-            spans.append((start, end))
+        start = prompt
+        for reply in row.replies:
+            end = start + len(reply)
             positions[number, start:end] = np.arange(prompt, prompt + len(reply))
-            segments[number, start:end] = segment
-            predictors = np.arange(start - 1, end - 1)
-            predictors[0] = prompt - 1
-            gathers.append(predictors + number * width)
-        ids[number, : len(cells)] = cells
-        layouts.append(Layout(prompt, tuple(spans)))
-    keys = tuple(key for row in rows for key in row.keys)
+            cells.append(np.arange(start, end) + offset)
+            predictors = cells[-1] - 1
+            predictors[0] = prompt - 1 + offset
+            gather.append(predictors)
+            start = end
+    at = [(row.group, key.reply) for row in rows for key in row.keys]
     return MicroBatch(
         input_ids=torch.from_numpy(ids),
         position_ids=torch.from_numpy(positions),
-        segments=torch.from_numpy(segments),
-        gather=_padded(gathers, np.int64),
-        response_ids=_padded([reply for row in rows for reply in row.replies], np.int64),
-        response_mask=_padded([np.ones(len(reply)) for row in rows for reply in row.replies], np.float32),
-        rollout_logprobs=_padded([row.group.rollout_logprobs[k.reply] for row in rows for k in row.keys], np.float32),
-        advantages=_padded([row.group.advantages[k.reply] for row in rows for k in row.keys], np.float32),
-        keys=keys,
-        layouts=tuple(layouts),
+        prompts=torch.tensor([len(row.prompt_ids) for row in rows]),
+        rows=torch.tensor([number for number, row in enumerate(rows) for _ in row.keys]),
+        cells=_padded(cells, np.int64),
+        gather=_padded(gather, np.int64),
+        response_ids=_padded([group.response_ids[reply] for group, reply in at], np.int64),
+        response_mask=_padded([np.ones(len(group.response_ids[reply])) for group, reply in at], np.float32),
+        rollout_logprobs=_padded([group.rollout_logprobs[reply] for group, reply in at], np.float32),
+        advantages=_padded([group.advantages[reply] for group, reply in at], np.float32),
+        keys=tuple(key for row in rows for key in row.keys),
+        longest_prompt=max(len(row.prompt_ids) for row in rows),
+        used_cells=sum(map(len, rows)),
     )
 
 
@@ -242,18 +239,18 @@ def _padded(ragged: Sequence[Sequence[float] | np.ndarray], dtype: type) -> torc
 def _empty() -> MicroBatch:
     """One cell that predicts one token which does not count: its loss is 0 and so is its gradient."""
     cell, nothing = torch.zeros(1, 1, dtype=torch.int64), torch.zeros(1, 1)
-    return MicroBatch(cell, cell, cell, cell, cell, nothing, nothing, nothing, keys=(), layouts=(Layout(1, ()),))
-
-
-def attention_mask(segments: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """The additive block-causal mask, (B, 1, N, N): 0 where a cell (axis 2) sees another (axis 3), else the dtype's least.
-
-    A cell sees itself, and every earlier cell of the prompt and of its own segment.
-    """
-    width = segments.shape[1]
-    query, key = segments[:, :, None], segments[:, None, :]
-    seen = ((key == 0) | (key == query)) & (key != PAD_SEGMENT) & (query != PAD_SEGMENT)
-    seen &= torch.ones(width, width, dtype=torch.bool, device=segments.device).tril()
-    seen |= torch.eye(width, dtype=torch.bool, device=segments.device)
-    mask = torch.zeros(seen.shape, dtype=dtype, device=segments.device)
-    return mask.masked_fill_(~seen, torch.finfo(dtype).min)[:, None]
+    return MicroBatch(
+        input_ids=cell,
+        position_ids=cell,
+        prompts=torch.ones(1, dtype=torch.int64),
+        rows=torch.zeros(1, dtype=torch.int64),
+        cells=cell,
+        gather=cell,
+        response_ids=cell,
+        response_mask=nothing,
+        rollout_logprobs=nothing,
+        advantages=nothing,
+        keys=(),
+        longest_prompt=1,
+        used_cells=0,
+    )

@@ -146,7 +146,7 @@ class LearnerGroup:
         self._all("load", Path(folder).resolve())
 
     def export(self, folder: Path) -> None:
-        """Write a plain Hugging Face folder: merged weights, tokenizer, generation config; under LoRA also the adapter."""
+        """Write a plain Hugging Face folder: merged weights, tokenizer, generation config; the adapter beside them."""
         self._all("export", Path(folder).resolve())
 
     def close(self) -> None:

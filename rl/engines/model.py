@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 
-from rl.batching import MicroBatch, attention_mask
+from rl.batching import MicroBatch
 from rl.config import Dtype, ModelConfig
+from rl.engines import attention
+from rl.engines.attention import Spans
 from rl.engines.head import ReplyHead, Scoring
 
 if TYPE_CHECKING:
@@ -24,20 +25,16 @@ class ModelUnsupportedError(ValueError):
     """A model whose output layer is more than a matrix product, so that its log-probs would be computed wrongly."""
 
 
-@dataclass(frozen=True, slots=True)
-class ReplyScores:
-    """`logprobs` and `entropies`: (R, T) float32, 0 in padding."""
-
-    logprobs: torch.Tensor
-    entropies: torch.Tensor
-
-
 class PolicyModel(nn.Module):
-    """Wraps a Hugging Face model, with or without a LoRA adapter, under the attribute `lm`."""
+    """Wraps a Hugging Face model, with or without a LoRA adapter, under the attribute `lm`.
 
-    def __init__(self, lm: Any) -> None:
+    `compute`: dtype of the forward pass, which an engine may cast parameters to on the fly.
+    """
+
+    def __init__(self, lm: Any, compute: torch.dtype) -> None:
         super().__init__()
         self.lm = lm  # PreTrainedModel or PeftModel
+        self.compute = compute
 
     @property
     def bare(self) -> Any:
@@ -70,27 +67,17 @@ class PolicyModel(nn.Module):
     def forward(self, batch: MicroBatch, scoring: Scoring) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probs and entropies of the reply tokens of a micro-batch, both (R, T) float32."""
         bare = self.bare
-        mask = attention_mask(batch.segments, self.mask_dtype)
         states = bare.get_decoder()(
-            input_ids=batch.input_ids, attention_mask=mask, position_ids=batch.position_ids, use_cache=False
+            input_ids=batch.input_ids,
+            position_ids=batch.position_ids,
+            spans=Spans.of(batch, self.compute),
+            use_cache=False,
         ).last_hidden_state
-        # The empty micro-batch has one cell outside the mask: it goes through the head too, for the collectives' sake.
-        real = torch.ones_like(batch.response_mask) if batch.is_empty else batch.response_mask
-        where = real.nonzero(as_tuple=True)
+        where = batch.real.nonzero(as_tuple=True)
         hidden = states.flatten(0, 1)[batch.gather[where]]
         logprobs, entropies = bare.get_output_embeddings()(hidden, batch.response_ids[where], scoring)
         shape = batch.response_mask.shape
         return _scatter(logprobs, where, shape), _scatter(entropies, where, shape)
-
-    @property
-    def mask_dtype(self) -> torch.dtype:
-        return self._mask_dtype
-
-    _mask_dtype: torch.dtype = torch.float32
-
-    def compute_in(self, dtype: torch.dtype) -> None:
-        """The dtype of the forward pass, which an engine may cast parameters to on the fly."""
-        self._mask_dtype = dtype
 
 
 def _scatter(values: torch.Tensor, where: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
@@ -118,9 +105,7 @@ def load_policy(path: Path, config: ModelConfig, store: torch.dtype, compute: to
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.to(store)
-    policy = PolicyModel(model)
-    policy.compute_in(compute)
-    return policy
+    return PolicyModel(model, compute)
 
 
 def peft_config(config: ModelConfig) -> PeftConfig:
@@ -138,22 +123,32 @@ def peft_config(config: ModelConfig) -> PeftConfig:
 
 def load_reference(path: Path, compute: torch.dtype) -> PolicyModel:
     """A frozen copy of the model as it was before training."""
-    policy = PolicyModel(_load(path, compute).requires_grad_(False))
-    policy.compute_in(compute)
-    return policy.eval()
+    return PolicyModel(_load(path, compute).requires_grad_(False), compute).eval()
 
 
 def _load(path: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
-    lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation="sdpa")
-    head = lm.get_output_embeddings()
-    odd = [key for key in ("final_logit_softcapping", "logit_scale", "logits_scaling") if getattr(lm.config, key, None)]
-    if odd or not isinstance(head, nn.Linear) or head.bias is not None:
-        reason = f"its configuration sets {', '.join(odd)}" if odd else "its output layer is not a plain matrix"
-        raise ModelUnsupportedError(f"model {path}: {reason}; log-probs would be wrong, so it is refused")
-    lm.set_output_embeddings(ReplyHead.adopt(head))
+    attention.register()
+    lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.NAME)
+    reason = _unsupported(lm)
+    if reason:
+        raise ModelUnsupportedError(f"model {path}: {reason}; its log-probs would be wrong, so it is refused")
+    lm.set_output_embeddings(ReplyHead.adopt(lm.get_output_embeddings()))
     return lm
+
+
+def _unsupported(lm: PreTrainedModel) -> str:
+    """What this model does that `PolicyModel.forward` would leave out, or nothing."""
+    head = lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return "its output layer is not a plain matrix"
+    for key in ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(lm.config, key, None) not in (None, 1.0):
+            return f"its configuration sets {key}"
+    if set(getattr(lm.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
+        return "it has layers without full attention"
+    return ""
 
 
 def compute_dtype(choice: Dtype, device: torch.device) -> torch.dtype:

@@ -145,7 +145,7 @@ class RankWorker:
             self.engine.backward(loss, last=index == len(batches) - 1)
             tally.add(part)
         stats = self.engine.step()
-        used = sum(int((batch.segments >= 0).sum()) for batch in batches if not batch.is_empty)
+        used = sum(batch.used_cells for batch in batches)
         tally.add(Tally({"cells": sum(batch.input_ids.numel() for batch in batches), "forward_tokens": used}, {}))
         metrics = _reduce(tally, self.device)
         cells = metrics.pop("cells")
