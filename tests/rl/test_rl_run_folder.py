@@ -100,7 +100,7 @@ def test_tensorboard_gets_the_numbers(tmp_path):
 
 
 def test_an_unknown_tracker_is_refused():
-    with pytest.raises(ConfigError, match="mlflow.*tensorboard, wandb"):
+    with pytest.raises(ConfigError, match=r"mlflow.*tensorboard, wandb"):
         validate_trackers(["mlflow"])
 
 
