@@ -20,7 +20,7 @@ from dialogue.split import split_conversations
 from dialogue.tactics import TACTICS
 from rl.advantage import validate_advantage
 from rl.checkpoint import RunFolder
-from rl.closing import Change, Closing, compare, probe_table
+from rl.closing import Closing, compare, probe_table
 from rl.config import ConfigError, PromptMode, RunConfig
 from rl.evaluation import EvalRun
 from rl.learner import LearnerGroup
@@ -87,7 +87,7 @@ def prepare(config: RunConfig) -> Prepared:
     validate_trackers(config.trackers)
     RunFolder(config).check()
     conversations = load_conversations("starter" if config.data.path == "starter" else Path(config.data.path))
-    train, held_out = split_conversations(conversations, config.data.holdout_fraction, config.data.split_seed)
+    train, held_out = _split(conversations, config)
     validate_advantage(config.learner.loss.advantage)
     validate_loss(config.learner.loss)
     model_path = resolve_model(config.model.path)
@@ -100,10 +100,23 @@ def prepare(config: RunConfig) -> Prepared:
         check_url(config.servers.url, config.servers.token, config.servers.timeout_s)
     prepared = Prepared(config, model_path, tokenizer, tuple(train), tuple(held_out))
     turns = len(_longest_prompts(train, prepared).prompts)
-    _longest_prompts(held_out, prepared)
+    if held_out:
+        _longest_prompts(held_out, prepared)
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
     return prepared
+
+
+def _split(
+    conversations: Sequence[Conversation], config: RunConfig
+) -> tuple[Sequence[Conversation], Sequence[Conversation]]:
+    if config.data.holdout_fraction == 0:
+        return conversations, ()
+    if len(conversations) < 2:
+        raise ConfigError(
+            f"{config.data.path} has one conversation, which cannot be split: add more, or data.holdout_fraction=0"
+        )
+    return split_conversations(conversations, config.data.holdout_fraction, config.data.split_seed)
 
 
 def _longest_prompts(conversations: Sequence[Conversation], prepared: Prepared) -> PromptSet:
@@ -115,8 +128,8 @@ def _longest_prompts(conversations: Sequence[Conversation], prepared: Prepared) 
     return build_prompts(conversations, tactics, prepared.tokenizer, config)
 
 
-def run(prepared: Prepared) -> Closing:
-    """Train in the connected Ray cluster and write the closing table.
+def run(prepared: Prepared) -> None:
+    """Train in the connected Ray cluster and, where conversations are held out, write the closing table.
 
     Raises:
         RolloutError, LearnerError, ScoringError, TrainingError, PromptError: the run stopped; started again it goes on
@@ -140,21 +153,18 @@ def run(prepared: Prepared) -> Closing:
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
         Trainer(config, workers, train_prompts, held_out, folder, log).run()
-        closing = close_run(prepared, scorer, folder)
-        for table in closing.tables():
-            log.show(table)
+        if held_out:
+            for table in close_run(prepared, scorer, folder).tables():
+                log.show(table)
         log.say(f"weights: {folder.latest()}/hf   samples: {folder.path}/samples.jsonl")
-    return closing
 
 
 def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> Closing:
     """Compare the first and the last evaluation of the run and write `closing.json`."""
     evaluations = sorted(folder.path.glob("evaluation-*.json"))
-    changes: tuple[Change, ...] = ()
     before, after = (EvalRun.load(evaluations[i]) for i in (0, -1))
-    if before.replies:
-        changes = compare(before, after, prepared.config.reward)
     prompts = len({reply.prompt_id for reply in after.replies})
+    changes = compare(before, after, prepared.config.reward)
     closing = Closing(before.step, after.step, prompts, changes, probe_table(scorer, prepared.held_out))
     closing.save(folder.path / "closing.json")
     return closing
