@@ -158,6 +158,8 @@ class RolloutPool:
             try:
                 taken = worker.result(ref, "it was still loading weights")
             except WorkerFailure as failure:
+                if failure.raised:  # the same weights would be refused again
+                    raise self._break("", worker, failure) from failure
                 self._replace(worker, failure)
                 continue
             timings = {name: max(value, timings.get(name, 0.0)) for name, value in taken.items()}

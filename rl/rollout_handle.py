@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,12 @@ class RolloutError(RuntimeError):
         return f"{what}{where} failed: {self.cause}"
 
 
-class WorkerFailure(Exception):  # noqa: N818 - not an error of ours: the pool recovers from it
-    """A worker died, raised or did not answer in time; the text is the root cause."""
+class WorkerFailure(Exception):  # noqa: N818 - not yet an error: the pool may recover from it
+    """A worker died, raised or did not answer in time; the text is the root cause. `raised`: the process lives on."""
+
+    def __init__(self, cause: str, *, raised: bool = False) -> None:
+        super().__init__(cause)
+        self.raised = raised
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,7 +182,7 @@ class WorkerHandle:
             if self.place.pid and not self.gone():
                 _signal_kill(self.place)
         self._actor, self._placing, self._starting, self._stream = None, None, [], None
-        self.place = Place("", f"{self.place.node}, worker process {self.place.pid}, killed", 0)
+        self.place = replace(self.place, pid=0)
         self.in_flight = {}
 
     def gone(self) -> bool:
@@ -206,7 +210,7 @@ class WorkerHandle:
         except GetTimeoutError as error:
             raise WorkerFailure(f"{late} after {self._limit_s:g} s") from error
         except RayTaskError as error:
-            raise WorkerFailure(f"{type(error.cause).__name__}: {error.cause}") from error
+            raise WorkerFailure(f"{type(error.cause).__name__}: {error.cause}", raised=True) from error
         except RayError as error:
             raise WorkerFailure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 

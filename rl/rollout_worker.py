@@ -81,6 +81,7 @@ class RolloutWorker:
 
         if not gpu:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+        self._model_path = model_path
         self._llm = _load_engine(config, model_path, gpu)
         self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
@@ -96,6 +97,7 @@ class RolloutWorker:
         buckets = ray.get(list(update.buckets), timeout=WAIT_FOR_OBJECT_S)
         fetched = time.monotonic()
         if update.lora is None:
+            check_complete(buckets, self._model_path)
             self._llm.collective_rpc("load_buckets", args=(buckets,))
         else:
             self._load_adapter(buckets, update.lora, update.version)
@@ -191,8 +193,33 @@ def write_adapter(folder: Path, buckets: Sequence[WeightBucket], lora: LoraConfi
         "bias": "none",
     }
     tensors = {name: tensor for bucket in buckets for name, tensor in unpack(bucket)}
+    single = sorted(name for name in tensors if _partner(name) not in tensors)
+    if single:
+        raise ValueError(f"adapter tensors must come as pairs of lora_A and lora_B; alone: {', '.join(single[:3])}")
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
+
+
+def _partner(name: str) -> str:
+    return name.replace("lora_A", "lora_B") if "lora_A" in name else name.replace("lora_B", "lora_A")
+
+
+def check_complete(buckets: Sequence[WeightBucket], model_path: Path) -> None:
+    """Compare names with the checkpoint that the engine was started from: vLLM would keep a forgotten weight as it was.
+
+    Raises:
+        ValueError: a weight is missing (a tied `lm_head` may be) or unknown.
+    """
+    from safetensors import safe_open
+
+    known: set[str] = set()
+    for file in model_path.glob("*.safetensors"):
+        with safe_open(file, "pt") as opened:
+            known.update(opened.keys())
+    given = {meta.name for bucket in buckets for meta in bucket.metas}
+    wrong = sorted((known ^ given) - {"lm_head.weight"})
+    if known and wrong:
+        raise ValueError(f"an update must hold the weights of {model_path}: missing or unknown: {', '.join(wrong[:3])}")
 
 
 def _load_engine(config: RunConfig, model_path: Path, gpu: bool) -> Any:
