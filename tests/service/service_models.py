@@ -10,7 +10,6 @@ import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -92,11 +91,3 @@ class SeededScorer:
         deadline = time.monotonic() + LONGEST_GATE_S
         while not (folder / "open").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
-
-
-class BrokenModel:
-    """A model whose weights are missing."""
-
-    @classmethod
-    def load(cls, folder: Path | None = None) -> Any:
-        raise FileNotFoundError(f"no weights in {folder}")

@@ -16,7 +16,8 @@ from reward_servers.protocol import FailureKind, Score, ScoreFailure, ScoreReque
 from reward_servers.serve import ServiceStartError, start_reward_servers
 from reward_servers.service_config import GATEWAY, SCORER, DeploymentConfig, ServiceConfig
 
-from .conftest import MODELS, TOKEN, Reference, Service, free_port
+from . import service_broken
+from .conftest import TOKEN, Reference, Service, free_port
 from .service_models import GATE
 
 HISTORY = ({"role": "user", "content": "I failed the exam again."},)
@@ -47,7 +48,8 @@ def test_killing_the_replica_that_holds_a_request_loses_and_changes_nothing(
     requests = [HELD, *(ask(i, f"That is reply number {i}. Shall we look at it together?") for i in range(40))]
 
     async def kill_mid_request() -> list[object]:
-        scoring = asyncio.create_task(service.client(timeout_s=60, retries=6, requests_per_call=4).score(requests))
+        client = service.client(timeout_s=60, retries=6, requests_per_call=4, concurrency=6)  # fits into the queue of 8
+        scoring = asyncio.create_task(client.score(requests))
         await until(service.held, "the scorer holding a reply")
         [victim] = service.held()
         assert not scoring.done()
@@ -142,9 +144,8 @@ def _serve_actors() -> list[dict]:
 
 
 def test_a_model_that_does_not_load_is_told_with_its_root_cause(service: Service) -> None:
-    broken = DeploymentConfig(f"{MODELS}:BrokenModel", "/nowhere", num_cpus=0.1)
-    good = service.config.tagger
-    config = ServiceConfig(app_name="broken", tagger=good, scorer=broken, start_timeout_s=120)
+    broken = DeploymentConfig(f"{service_broken.__name__}:BrokenModel", "/nowhere", num_cpus=0.1)
+    config = ServiceConfig(app_name="broken", tagger=broken, scorer=broken, start_timeout_s=120)
     try:
         with pytest.raises(ServiceStartError, match="no weights in /nowhere"):
             start_reward_servers(config)
@@ -153,10 +154,10 @@ def test_a_model_that_does_not_load_is_told_with_its_root_cause(service: Service
 
 
 def test_a_service_too_large_for_the_cluster_says_what_is_missing(service: Service) -> None:
-    scorer = DeploymentConfig(f"{MODELS}:SeededScorer", num_cpus=1000)
-    config = ServiceConfig(app_name="too-large", tagger=service.config.tagger, scorer=scorer, start_timeout_s=3)
+    large = DeploymentConfig(f"{service_broken.__name__}:BrokenModel", num_cpus=1000)
+    config = ServiceConfig(app_name="too-large", tagger=large, scorer=large, start_timeout_s=3)
     try:
-        with pytest.raises(ServiceStartError, match=r"need 1000\.6 CPUs"):
+        with pytest.raises(ServiceStartError, match=r"need 2000\.1 CPUs"):
             start_reward_servers(config)
     finally:
         serve.delete("too-large")
