@@ -90,6 +90,7 @@ class LearnerGroup:
         self.model_path = Path(model_path)
         self._ranks: list[ActorHandle] = []
         self._nodes: list[str] = []
+        self._places: list[Place] = []
         self._broken: LearnerError | None = None
 
     def start(self) -> None:
@@ -103,13 +104,15 @@ class LearnerGroup:
         self._nodes = [address for _, address in places]
         neighbours = Counter(node for node, _ in places)
         port = self._call("rendezvous", [self._ranks[0].free_port.remote()])[0]
-        refs = [
-            rank.setup.remote(
-                self.config, self.model_path, Place(index, count, self._nodes[0], port, neighbours[places[index][0]])
-            )
-            for index, rank in enumerate(self._ranks)
+        self._places = [
+            Place(index, count, self._nodes[0], port, neighbours[node]) for index, (node, _) in enumerate(places)
         ]
-        self._call("set-up", refs)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Load the model afresh in every rank, by the present configuration and the ranks that there are."""
+        pairs = zip(self._ranks, self._places, strict=True)
+        self._call("set-up", [rank.setup.remote(self.config, self.model_path, place) for rank, place in pairs])
 
     def train(self, groups: Sequence[TrainGroup], temperature: float) -> dict[str, float]:
         """One step on all groups. Returns the metrics, equal on all ranks.

@@ -104,6 +104,8 @@ def _step(
     """One update on the mean loss of the batch's learnt tokens; returns that loss in nats."""
     import torch
 
+    from rl.engines.head import Scoring
+
     device = next(policy.parameters()).device
     width = max(len(ids) for ids, _ in batch)
     tokens, learnt = torch.zeros(2, len(batch), width, dtype=torch.int64)
@@ -115,17 +117,10 @@ def _step(
         # Padding is on the right, so the causal mask hides it from every token that counts.
         states = policy.bare.get_decoder()(input_ids=tokens, use_cache=False).last_hidden_state
         rows, columns = learnt[:, 1:].nonzero(as_tuple=True)
-        loss = _head_loss(policy, states[rows, columns], tokens[rows, columns + 1], compute)
+        head, chosen = policy.bare.get_output_embeddings(), states[rows, columns].to(compute)
+        loss = -head(chosen, tokens[rows, columns + 1], Scoring())[0].mean()
     loss.backward()
     torch.nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())
-
-
-def _head_loss(policy: PolicyModel, states: torch.Tensor, targets: torch.Tensor, compute: torch.dtype) -> torch.Tensor:
-    """Mean -log p of the targets, (M,); the head reads its weight in the dtype of the forward pass."""
-    from rl.engines.head import Scoring, reply_logprobs
-
-    weight = policy.bare.get_output_embeddings().weight.to(compute)
-    return -reply_logprobs(states.to(compute), weight, targets, Scoring())[0].mean()

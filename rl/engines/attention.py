@@ -69,7 +69,7 @@ def shared_prompt_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """query (B, heads, N, D), key and value (B, key heads, N, D) -> (B, N, heads, D). Without `spans`: plain causal."""
-    options = {"dropout_p": dropout, "scale": scaling}
+    options: dict[str, Any] = {"dropout_p": dropout, "scale": scaling}
     if spans is None:
         key, value = _per_query_head(module, key), _per_query_head(module, value)
         whole = scaled_dot_product_attention(

@@ -48,8 +48,8 @@ class ReplyHead(nn.Linear):
     def forward(  # type: ignore[override]
         self, hidden: torch.Tensor, targets: torch.Tensor, scoring: Scoring
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """hidden (M, H), targets (M,) -> log-probs (M,), entropies (M,), both float32."""
-        return reply_logprobs(hidden, self.weight, targets, scoring)
+        """hidden (M, H), targets (M,) -> log-probs (M,), entropies (M,), both float32; computed in `hidden`'s dtype."""
+        return reply_logprobs(hidden, self.weight.to(hidden.dtype), targets, scoring)
 
 
 def reply_logprobs(

@@ -74,7 +74,7 @@ class PolicyModel(nn.Module):
             use_cache=False,
         ).last_hidden_state
         where = batch.real.nonzero(as_tuple=True)
-        hidden = states.flatten(0, 1)[batch.gather[where]]
+        hidden = states.flatten(0, 1)[batch.gather[where]].to(self.compute)
         logprobs, entropies = bare.get_output_embeddings()(hidden, batch.response_ids[where], scoring)
         shape = batch.response_mask.shape
         return _scatter(logprobs, where, shape), _scatter(entropies, where, shape)

@@ -196,6 +196,8 @@ def _join(place: Place, device: torch.device, timeout_s: float) -> None:
         MASTER_ADDR=place.address,
         MASTER_PORT=str(place.port),
     )
+    if dist.is_initialized():  # set up again in the same process: the ranks have met
+        return
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     if device.type == "cuda":
         torch.cuda.set_device(device)
