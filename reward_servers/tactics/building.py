@@ -23,7 +23,7 @@ from reward_servers.tactics.data import (
     load_weak_labels,
     without_sentences_of,
 )
-from reward_servers.tactics.evaluation import Evaluation, best_thresholds, evaluate, macro_f1
+from reward_servers.tactics.evaluation import DEFAULT_THRESHOLD, Evaluation, best_thresholds, evaluate, macro_f1
 from reward_servers.tactics.network import TacticNetwork, encoder_digest, pooling_matrix
 from reward_servers.tactics.shipping import TaggerConfig
 from reward_servers.tactics.training import Example, Progress, StageConfig, examples_of, train_stage
@@ -54,9 +54,9 @@ class Recipe:
         MachineRound(350, StageConfig(epochs=2, learning_rate=1e-3), draw_seed=0),
         MachineRound(420, StageConfig(epochs=3, learning_rate=1e-3, seed=3), draw_seed=5, weak_weight=3.0),
     )
-    human_stage: StageConfig = field(default_factory=lambda: StageConfig(5, learning_rate=6e-4, batch_tokens=1024))
+    human_stage: StageConfig = field(default_factory=lambda: StageConfig(3, learning_rate=1e-3, batch_tokens=1024))
     human_weight: float = 2.0
-    replayed_system_replies: int = 20
+    replayed_system_replies: int = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +81,10 @@ class CrossValidation:
     def evaluation(self) -> Evaluation:
         return evaluate(self.truth, self.decisions, self.replies)
 
+    def evaluation_at_one_half(self) -> Evaluation:
+        """With the threshold 0.5 for every tactic: nothing is chosen on human labels but the weights."""
+        return evaluate(self.truth, (self.probabilities >= DEFAULT_THRESHOLD).astype(np.float32), self.replies)
+
 
 def load_tag_data(root: Path) -> TagData:
     """Labels below `root`, the folder that holds `mint/`.
@@ -99,7 +103,7 @@ def load_tag_data(root: Path) -> TagData:
 
 
 class Builder:
-    """Trains taggers of one recipe on one set of data. Reads the lower layers of each reply once."""
+    """Trains taggers of one recipe on one set of data."""
 
     def __init__(self, data: TagData, recipe: Recipe | None = None, progress: Progress | None = None) -> None:
         self.data = data
@@ -135,8 +139,8 @@ class Builder:
         """Stage 2 on `human`; no label of a sentence that occurs in `held_out` is used."""
         network = self.new_network(machine_state)
         listeners, systems = self._machine_replies()
-        replay = listeners[::4] + _drawn(systems, self.recipe.replayed_system_replies, seed=1)
-        replay += without_sentences_of(self.data.weak, self.data.human)
+        replay = listeners[::6] + _drawn(systems, self.recipe.replayed_system_replies, seed=1)
+        replay += without_sentences_of(self.data.weak, self.data.human)[::2]
         examples = examples_of(
             without_sentences_of(human, held_out), network, self._windows, self.recipe.human_weight
         ) + examples_of(replay, network, self._windows)
@@ -144,19 +148,24 @@ class Builder:
         return network
 
     def cross_validate(self, machine_state: State, folds: int = 5) -> CrossValidation:
-        """K-fold over the human-labelled replies. A fold's thresholds come from inner folds of its training replies."""
+        """K-fold over the human-labelled replies.
+
+        A fold's probabilities come from a model that saw none of its replies; its thresholds are the best ones on
+        the other folds' out-of-fold probabilities, so no label of the fold takes part in choosing them.
+        """
         human = list(self.data.human)
-        probabilities, decisions = (np.zeros((_sentences(human), len(TACTICS)), np.float32) for _ in range(2))
+        truth = np.concatenate([r.labels for r in human])
+        probabilities, decisions = (np.zeros_like(truth) for _ in range(2))
         rows = _rows_of(human)
         for train, test in fold_indices(len(human), folds):
-            inner = self._out_of_fold(machine_state, [human[i] for i in train], 2, [human[i] for i in test])
-            thresholds = best_thresholds(np.concatenate([human[i].labels for i in train]), inner)
-            network = self.human_stage(machine_state, [human[i] for i in train], [human[i] for i in test])
+            held_out = [human[i] for i in test]
+            network = self.human_stage(machine_state, [human[i] for i in train], held_out)
             for i in test:
                 probabilities[rows[i]] = self.probabilities(network, [human[i]])
-                decisions[rows[i]] = probabilities[rows[i]] >= thresholds
-        replies = tuple(i for i, reply in enumerate(human) for _ in reply.sentences)
-        return CrossValidation(np.concatenate([r.labels for r in human]), probabilities, decisions, replies)
+        for train, test in fold_indices(len(human), folds):
+            known, asked = (np.concatenate([np.arange(len(truth))[rows[i]] for i in part]) for part in (train, test))
+            decisions[asked] = probabilities[asked] >= best_thresholds(truth[known], probabilities[known])
+        return CrossValidation(truth, probabilities, decisions, _reply_numbers(human))
 
     def probabilities(self, network: TacticNetwork, replies: Sequence[TaggedReply]) -> Probabilities:
         """(N, K) probabilities of all sentences of `replies` in order."""
@@ -174,18 +183,6 @@ class Builder:
         replies = self.data.held_out
         truth = np.concatenate([r.labels for r in replies])
         return macro_f1(truth, (self.probabilities(network, replies) >= thresholds).astype(np.float32))
-
-    def _out_of_fold(
-        self, machine_state: State, replies: Sequence[TaggedReply], folds: int, held_out: Sequence[TaggedReply]
-    ) -> Probabilities:
-        result = np.zeros((_sentences(replies), len(TACTICS)), np.float32)
-        rows = _rows_of(replies)
-        for train, test in fold_indices(len(replies), folds):
-            unseen = [*held_out, *(replies[i] for i in test)]
-            network = self.human_stage(machine_state, [replies[i] for i in train], unseen)
-            for i in test:
-                result[rows[i]] = self.probabilities(network, [replies[i]])
-        return result
 
     def _machine_replies(self) -> tuple[list[TaggedReply], list[TaggedReply]]:
         usable = without_sentences_of(self.data.machine, self.data.human)
@@ -212,8 +209,8 @@ def tiny_recipe(epochs: int) -> Recipe:
     return replace(Recipe(), machine_rounds=(MachineRound(8, stage, 0),), human_stage=stage, replayed_system_replies=2)
 
 
-def _sentences(replies: Sequence[TaggedReply]) -> int:
-    return sum(len(r.sentences) for r in replies)
+def _reply_numbers(replies: Sequence[TaggedReply]) -> tuple[int, ...]:
+    return tuple(i for i, reply in enumerate(replies) for _ in reply.sentences)
 
 
 def _rows_of(replies: Sequence[TaggedReply]) -> list[slice]:

@@ -74,6 +74,7 @@ def train(
         agreement = builder.agreement_on_held_out(network, thresholds)
         figures = {
             "cross_validation": validation.evaluation().as_dict(),
+            "cross_validation_at_one_half": validation.evaluation_at_one_half().as_dict(),
             "held_out_conversations_agreement": [round(float(x), 4) for x in agreement],
         }
         (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")

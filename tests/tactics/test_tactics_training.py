@@ -1,0 +1,185 @@
+"""Data, training and the adapters: what is parsed, what is kept apart, and that the loss goes down."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from dialogue.tactics import TACTICS, Tactic
+from reward_servers.encoder import encoder_folder
+from reward_servers.tactics.building import load_tag_data
+from reward_servers.tactics.data import (
+    TagDataError,
+    TaggedReply,
+    TagSource,
+    held_out_conversations,
+    label_matrix,
+    load_annotations,
+    load_outputs,
+    load_weak_labels,
+    normalised,
+    without_sentences_of,
+)
+from reward_servers.tactics.encoder_tagger import EncoderTagger
+from reward_servers.tactics.evaluation import macro_f1
+from reward_servers.tactics.network import TacticNetwork, padded_batch, pooling_matrix
+from reward_servers.tactics.shipping import TaggerConfig, load_tagger, save_tagger
+from reward_servers.tactics.training import StageConfig, examples_of, train_stage
+from reward_servers.tactics.windows import SentenceWindows
+
+FLOOR = 0.66  # of macro F1 on released tags; the shipped weights had more when they were made
+CONTEXT = "I hear you.\n\nWhat happened next?"
+
+
+def annotation(sentence: str, answer: str) -> str:
+    question = (
+        "### Instruction:\n\nRead.\n\n### Input:\n- Context (Full Empathic Response):\n"
+        f"{CONTEXT}\n\n- Sentence to Evaluate:\n{sentence}\n\n### Response:"
+    )
+    turns = [("system", "Tag."), ("user", question), ("assistant", answer)]
+    return json.dumps({"messages": [{"role": role, "content": content} for role, content in turns]}) + "\n"
+
+
+def write_annotations(folder: Path, last_answer: str = "<score>0</score>") -> None:
+    for tactic in TACTICS:
+        asked = tactic is Tactic.QUESTIONING
+        lines = annotation("I hear you.", f"<score>{int(tactic is Tactic.VALIDATION)}</score>")
+        lines += annotation("What happened next?", "<score>1</score>" if asked else last_answer)
+        (folder / f"{tactic}.jsonl").write_text(lines, encoding="utf-8")
+
+
+def tagged(group: str, *pairs: tuple[str, tuple[str, ...]]) -> TaggedReply:
+    sentences = tuple(s for s, _ in pairs)
+    return TaggedReply(
+        TagSource.HUMAN, group, sentences, label_matrix([t for _, t in pairs]), np.ones(len(pairs), dtype=bool)
+    )
+
+
+MADE_UP = [
+    tagged("a", ("How are you?", ("questioning",)), ("You could rest.", ("advice",))),
+    tagged("b", ("I am so sorry.", ("emotional_expression",)), ("Why did he go?", ("questioning",))),
+    tagged("c", ("Try to call her.", ("advice",)), ("Oh no, I am sorry!", ("emotional_expression",))),
+]
+
+
+@pytest.fixture(scope="module")
+def windows() -> SentenceWindows:
+    return SentenceWindows(encoder_folder())
+
+
+def trained(windows: SentenceWindows) -> tuple[TacticNetwork, list[float]]:
+    torch.manual_seed(0)
+    network = TacticNetwork(encoder_folder(), rank=4, scale=8.0, adapted_layers=2)
+    examples = examples_of(MADE_UP, network, windows)
+    return network, train_stage(network, examples, StageConfig(epochs=12, learning_rate=3e-3, batch_tokens=64))
+
+
+def test_annotations_become_one_reply_with_all_ten_labels(tmp_path: Path) -> None:
+    write_annotations(tmp_path)
+    (reply,) = load_annotations(tmp_path)
+    assert reply.group == CONTEXT
+    assert reply.sentences == ("I hear you.", "What happened next?")
+    assert np.array_equal(reply.labels, label_matrix([["validation"], ["questioning"]]))
+
+
+def test_an_answer_without_a_score_is_named_with_file_and_line(tmp_path: Path) -> None:
+    write_annotations(tmp_path, last_answer="no")
+    with pytest.raises(TagDataError, match=r"information\.jsonl, line 2"):
+        load_annotations(tmp_path)
+
+
+def test_a_missing_tactic_file_is_named(tmp_path: Path) -> None:
+    write_annotations(tmp_path)
+    (tmp_path / "advice.jsonl").unlink()
+    with pytest.raises(TagDataError, match=r"advice\.jsonl"):
+        load_annotations(tmp_path)
+
+
+def test_tags_that_do_not_fit_the_sentences_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "gold").mkdir()
+    path = tmp_path / "gold" / "conversations_tagged.json"
+    turn = {"conversation_id": "1", "model_response": "One. Two.", "sentence_tactics": [["advice"]]}
+    path.write_text(json.dumps([turn]), encoding="utf-8")
+    with pytest.raises(TagDataError, match="turn 0: 2 sentences, but tags of 1"):
+        load_outputs(tmp_path)
+
+
+def test_a_weak_label_for_no_turn_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "c.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "w.jsonl").write_text('{"conversation_id": "x", "turn": 1, "sentence_tactics": []}\n', encoding="utf-8")
+    with pytest.raises(TagDataError, match="line 1"):
+        load_weak_labels(tmp_path / "c.json", tmp_path / "w.jsonl")
+
+
+def test_held_out_replies_and_their_sentences_leave_training() -> None:
+    held_out = [tagged("x", ("how are you", ("questioning",))), tagged("c", ("Else.", ()))]
+    kept = without_sentences_of(MADE_UP, held_out)
+    assert [r.group for r in kept] == ["a", "b"]
+    assert kept[0].use.tolist() == [False, True]
+    assert kept[1].use.all()
+    assert normalised("How  are you?") == normalised("how are you")
+
+
+def test_training_on_a_made_up_set_lowers_the_loss(windows: SentenceWindows) -> None:
+    _, losses = trained(windows)
+    assert np.mean(losses[-3:]) < 0.5 * np.mean(losses[:3])
+
+
+def test_training_again_gives_the_same_losses(windows: SentenceWindows) -> None:
+    assert trained(windows)[1] == trained(windows)[1]
+
+
+def test_only_adapters_and_head_are_trained_and_merging_them_changes_nothing(windows: SentenceWindows) -> None:
+    network, _ = trained(windows)
+    assert all("lora" in name or name.startswith("head.") for name in network.trained_state())
+    (window,) = windows.of_reply(["You could rest.", "Why?"])
+    inputs = torch.tensor([window.token_ids]), None, pooling_matrix([window], len(window.token_ids))
+    with torch.no_grad():
+        before = network(*inputs)
+        network.merge_adapters()
+        assert torch.allclose(network(*inputs), before, atol=1e-5)
+
+
+def test_padding_does_not_change_a_window_s_logits(windows: SentenceWindows) -> None:
+    network, _ = trained(windows)
+    pair = [windows.of_reply([text])[0] for text in ("Why?", "You could rest a while and then call your sister again.")]
+    with torch.no_grad():
+        padded = network(*padded_batch(pair))
+        alone = network(torch.tensor([pair[0].token_ids]), None, pooling_matrix(pair[:1], len(pair[0].token_ids)))
+    assert torch.allclose(padded[0, 0], alone[0, 0], atol=1e-5)
+
+
+def test_saved_and_loaded_again_it_tags_alike(windows: SentenceWindows, tmp_path: Path) -> None:
+    from reward_servers.tactics.network import encoder_digest
+
+    network, _ = trained(windows)
+    config = TaggerConfig(4, 8.0, 2, {t.value: 0.5 for t in TACTICS}, encoder_digest(encoder_folder()))
+    save_tagger(tmp_path, network, config)
+    loaded, again, version = load_tagger(tmp_path)
+    assert again == config
+    assert len(version) == 16
+    (window,) = windows.of_reply(["You could rest."])
+    inputs = torch.tensor([window.token_ids]), None, pooling_matrix([window], len(window.token_ids))
+    with torch.no_grad():
+        assert torch.allclose(loaded(*inputs), network(*inputs), atol=0.02)  # float16 on disk
+
+
+def test_held_out_conversations_are_in_no_training_data(real_data: Path) -> None:
+    held_out = held_out_conversations()
+    data = load_tag_data(real_data)
+    assert len(held_out) == 15
+    assert {r.group for r in data.held_out} == held_out
+    assert not {r.group for r in (*data.machine, *data.weak)} & held_out
+    assert sum(len(r.sentences) for r in data.human) == 286
+
+
+def test_shipped_tagger_agrees_with_released_tags_of_conversations_it_never_saw(real_data: Path) -> None:
+    tagger = EncoderTagger.load()
+    replies = load_tag_data(real_data).held_out[::7]
+    truth = np.concatenate([r.labels for r in replies])
+    found = [label_matrix(tagger.decide(p)) for p in tagger.tag([r.sentences for r in replies])]
+    assert macro_f1(truth, np.concatenate(found)).mean() > FLOOR
