@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     import torch
 
 # Sampling temperature -> how genuine the reply is held to be, from 0 (salad) to 1 (an honest, fluent try).
-GENUINENESS: dict[float, float] = {0.6: 0.95, 1.0: 0.45, 1.2: 0.2, 1.5: 0.03, 2.0: 0.0}
+GENUINENESS: dict[float, float] = {1.0: 0.45, 1.3: 0.1, 1.7: 0.0}
 
 _GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 _BATCH = 24
-_NEW_TOKENS = 56
+_NEW_TOKENS = 48
 
 
 class BabbleModelMissingError(FileNotFoundError):

@@ -54,7 +54,7 @@ class TrainingConfig:
     weight_decay: float = 0.05
     seed: int = 0
     leave_out: tuple[ProbeKind, ...] = ()
-    babble_histories: int = 72
+    babble_histories: int = 24
     network: NetworkConfig = field(default_factory=NetworkConfig)
 
 
