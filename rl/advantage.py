@@ -7,6 +7,7 @@ baselines) cannot be fed by this loop and are refused with the reason before any
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -61,7 +62,7 @@ def compute_advantages(
     mask = (torch.arange(int(lengths.max()))[None, :] < lengths[:, None]).float()  # (B, T)
     token_rewards = torch.zeros_like(mask)  # an outcome reward sits on the last token
     token_rewards[torch.arange(len(rewards)), lengths - 1] = torch.tensor(rewards, dtype=torch.float32)
-    arguments = {"token_level_rewards": token_rewards, "response_mask": mask}
+    arguments: dict[str, Any] = {"token_level_rewards": token_rewards, "response_mask": mask}
     if config.advantage.startswith("grpo"):
         arguments["norm_adv_by_std_in_grpo"] = config.norm_adv_by_std
     if config.advantage != "reinforce_plus_plus":

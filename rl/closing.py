@@ -101,21 +101,14 @@ def compare(before: EvalRun, after: EvalRun, config: RewardConfig, seed: int = 0
         raise ValueError("the two evaluations have no prompt in common")
     rng = np.random.default_rng(seed)
     weights = rng.multinomial(len(prompts), np.full(len(prompts), 1 / len(prompts)), RESAMPLES)  # (R, P)
-    joint = [joint_rewards(old[p], new[p], config) for p in prompts]
-    sides = [[joint[i][side] for i in range(len(prompts))] for side in (0, 1)]
-    rows = [
-        _change(
-            "reward_in_a_joint_group",
-            *(_mean_ratio(side, lambda x: x) for side in sides),
-            weights,
-        )
-    ]
+    sides = [[groups[p] for p in prompts] for groups in (old, new)]
+    joint = [joint_rewards(before_G, after_G, config) for before_G, after_G in zip(*sides, strict=True)]
+    rewards = [_mean_ratio([pair[side] for pair in joint], lambda reward: reward) for side in (0, 1)]
+    rows = [_change("reward_in_a_joint_group", rewards[0], rewards[1], weights)]
     for name, value in _MEASURES.items():
-        ratios = [_mean_ratio([groups[p] for p in prompts], value) for groups in (old, new)]
-        rows.append(_change(name, *ratios, weights))
-    ratios = [_stickiness_ratio([groups[p] for p in prompts]) for groups in (old, new)]
-    rows.append(_change("stickiness", *ratios, weights))
-    texts = [summary([reply for p in prompts for reply in groups[p]]) for groups in (old, new)]
+        rows.append(_change(name, _mean_ratio(sides[0], value), _mean_ratio(sides[1], value), weights))
+    rows.append(_change("stickiness", _stickiness_ratio(sides[0]), _stickiness_ratio(sides[1]), weights))
+    texts = [summary([reply for group in side for reply in group]) for side in sides]
     rows += [Change(name, texts[0][name], texts[1][name], None) for name in ("distinct_2", "common_opening")]
     return tuple(rows)
 

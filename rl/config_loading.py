@@ -165,11 +165,11 @@ def _override_layer(override: str) -> tuple[str, DictConfig]:
 
 
 def _refuse_unknown_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
-    for key in layer:
+    known = [str(key) for key in schema]
+    for key in map(str, layer):
         if key not in schema:
-            hint = _suggestion(str(key), [str(k) for k in schema])
-            known = ", ".join(str(k) for k in schema)
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {known}")
+            hint = _suggestion(key, known)
+            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {', '.join(known)}")
         value = layer._get_node(key)
         if isinstance(value, DictConfig) and isinstance(schema[key], DictConfig):
             _refuse_unknown_keys(value, schema[key], where, f"{prefix}{key}.")

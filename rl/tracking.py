@@ -88,7 +88,7 @@ class RunLog:
         self._folder = folder
         self.console = Console(stderr=False, highlight=False)
         self._file = (folder / "train.log").open("a", encoding="utf-8", buffering=1)
-        makers = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
+        makers: dict[str, Callable[[Path], Tracker]] = {"tensorboard": TensorBoardTracker, "wandb": WandbTracker}
         self._trackers: list[Tracker] = [makers[name](folder) for name in trackers]
 
     def rewind(self, step: int) -> None:
