@@ -14,11 +14,12 @@ import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from importlib import metadata
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand, TyperGroup
+
+__version__ = "0.1.0"
 
 ROOMS = frozenset({"dialogue", "reward_servers", "rl", "sft", "evaluation", "cluster"})
 USER_ERRORS = (ValueError, FileNotFoundError)
@@ -80,7 +81,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"rapport {metadata.version('rapport')}")
+        typer.echo(f"rapport {__version__}")
         raise typer.Exit
 
 
