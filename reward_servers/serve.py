@@ -98,15 +98,27 @@ def start_reward_servers(config: ServiceConfig, policy: RetryPolicy | None = Non
     if _running_fingerprint(config) == config.fingerprint:
         logger.info("reward servers %r already run with this configuration", config.app_name)
         return client
-    if config.http is None:
-        serve.start(proxy_location="Disabled")
-    else:
-        serve.start(proxy_location="HeadOnly", http_options={"host": config.http.host, "port": config.http.port})
+    _start_serve(config)
     prefix = "/" if config.http is not None else None
     target = serve.RunTarget(build_application(config), name=config.app_name, route_prefix=prefix)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
     _wait_until_running(config)
     return client
+
+
+def _start_serve(config: ServiceConfig) -> None:
+    """Start Ray Serve itself, if it is not there yet; its HTTP proxy only where HTTP is configured."""
+    try:
+        if config.http is None:
+            serve.start(proxy_location="Disabled")
+        else:
+            serve.start(proxy_location="HeadOnly", http_options={"host": config.http.host, "port": config.http.port})
+    except (RayError, RayServeException, TimeoutError) as error:
+        where = f"its HTTP proxy on {config.http.host}:{config.http.port}" if config.http else "it"
+        raise ServiceStartError(
+            f"Ray Serve did not start; {where} did not become ready ({root_cause(error)}). Is the port free? On a very "
+            "busy machine, set RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 before Ray starts"
+        ) from error
 
 
 def stop_reward_servers(app_name: str, timeout_s: float = 60.0) -> None:

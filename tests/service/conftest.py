@@ -10,6 +10,9 @@ from functools import cache
 from pathlib import Path
 
 import pytest
+
+os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # 5 s is too short for a busy machine
+
 import ray
 from ray import serve
 
