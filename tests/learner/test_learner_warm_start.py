@@ -1,0 +1,46 @@
+"""Warm start: it learns the marked tokens, only those, the same way every time, and leaves a loadable folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from learner_cases import load_plain
+
+from rl.config import Dtype, ModelConfig, RunConfig, WarmStartConfig
+from rl.warm_start import Example, check_examples, fine_tune
+
+CONFIG = RunConfig(
+    model=ModelConfig(dtype=Dtype.float32), warm_start=WarmStartConfig(epochs=4, lr=1e-3, batch_conversations=4)
+)
+
+
+def conversations() -> list[Example]:
+    """Prompts that differ, always answered by 7 8 9; the tokens before the answer are not to be learnt."""
+    return [([20 + n, 30 + n, 40, 7, 8, 9], [0, 0, 0, 1, 1, 1]) for n in range(8)]
+
+
+def mean_logprob(folder: Path, ids: list[int], positions: slice) -> float:
+    with torch.no_grad():
+        logprobs = load_plain(folder)(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
+    return float(logprobs[:-1].gather(1, torch.tensor(ids[1:])[:, None])[positions].mean())
+
+
+def test_marked_tokens_are_learnt_and_the_result_is_reproducible(tiny_model: Path, tmp_path: Path) -> None:
+    first, second = (fine_tune(CONFIG, tiny_model, conversations(), tmp_path / name) for name in ("a", "b"))
+    unseen = [20, 35, 40, 7, 8, 9]
+    assert mean_logprob(first, unseen, slice(2, None)) > mean_logprob(tiny_model, unseen, slice(2, None)) + 2
+    assert mean_logprob(first, unseen, slice(0, 2)) < -4, "the seeker's tokens are no target"
+    weights = [load_plain(folder).state_dict() for folder in (first, second)]
+    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert (first / "tokenizer_config.json").is_file() and (first / "generation_config.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("examples", "said"),
+    [([([1, 2], [0])], "example 0: 2 tokens but 1 mask"), ([([1, 2], [1, 0])], "no example has a supporter token")],
+)
+def test_examples_that_teach_nothing_are_refused(examples: list[Example], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        check_examples(examples)
