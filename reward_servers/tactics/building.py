@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -201,12 +201,6 @@ def fold_indices(replies: int, folds: int, seed: int = 0) -> Iterator[tuple[list
 
 def _drawn(replies: list[TaggedReply], count: int, seed: int) -> list[TaggedReply]:
     return random.Random(seed).sample(replies, min(count, len(replies)))
-
-
-def tiny_recipe(epochs: int) -> Recipe:
-    """A recipe for tests: a handful of steps."""
-    stage = StageConfig(epochs=epochs, learning_rate=2e-3, batch_tokens=512)
-    return replace(Recipe(), machine_rounds=(MachineRound(8, stage, 0),), human_stage=stage, replayed_system_replies=2)
 
 
 def _reply_numbers(replies: Sequence[TaggedReply]) -> tuple[int, ...]:

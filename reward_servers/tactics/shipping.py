@@ -40,6 +40,7 @@ def save_tagger(folder: Path, network: TacticNetwork, config: TaggerConfig) -> N
     """Write weights and configuration to `folder`; the adapters must not be merged yet."""
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.half().contiguous() for name, t in network.trained_state().items()}, folder / WEIGHTS_FILE)
+    (folder / WEIGHTS_FILE).chmod(0o644)
     (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
 
 

@@ -27,16 +27,16 @@ def test_macro_f1_agrees_with_scikit_learn(pairs: list[tuple[int, int]]) -> None
     assert macro_f1(truth[:, None], predicted[:, None])[0] == pytest.approx(expected)
 
 
-def test_thresholds_separate_what_can_be_separated() -> None:
-    truth = np.tile(np.array([[1.0], [0.0]]), (10, 1))
-    probabilities = np.tile(np.array([[0.3], [0.1]]), (10, 1))
-    threshold = best_thresholds(truth, probabilities)[0]
-    assert 0.1 < threshold <= 0.3
+def test_thresholds_go_half_way_to_the_middle_of_the_best_cuts() -> None:
+    truth = np.tile(np.array([[1.0], [0.0]]), (20, 1))
+    probabilities = np.tile(np.array([[0.31], [0.09]]), (20, 1))
+    # Every cut of the grid from 0.10 to 0.30 is right; 0.20 lies in the middle, 0.35 half way from there to 0.5.
+    assert best_thresholds(truth, probabilities)[0] == pytest.approx(0.35)
 
 
 def test_a_tactic_with_few_positives_keeps_one_half() -> None:
     truth = np.zeros((50, 1))
-    truth[:3] = 1
+    truth[:19] = 1
     assert best_thresholds(truth, np.where(truth > 0, 0.2, 0.1))[0] == 0.5
 
 

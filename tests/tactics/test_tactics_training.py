@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.encoder import encoder_folder
-from reward_servers.tactics.building import load_tag_data
+from reward_servers.tactics.building import Builder, MachineRound, Recipe, TagData, load_tag_data
 from reward_servers.tactics.data import (
     TagDataError,
     TaggedReply,
@@ -166,6 +167,21 @@ def test_saved_and_loaded_again_it_tags_alike(windows: SentenceWindows, tmp_path
     inputs = torch.tensor([window.token_ids]), None, pooling_matrix([window], len(window.token_ids))
     with torch.no_grad():
         assert torch.allclose(loaded(*inputs), network(*inputs), atol=0.02)  # float16 on disk
+
+
+def test_both_stages_and_cross_validation_on_a_made_up_set() -> None:
+    stage = StageConfig(epochs=2, learning_rate=2e-3, batch_tokens=64)
+    machine = [replace(r, source=source) for r in MADE_UP for source in (TagSource.LISTENER, TagSource.SYSTEM)]
+    human = tuple(replace(r, group=f"human {r.group}") for r in MADE_UP)
+    recipe = Recipe(machine_rounds=(MachineRound(2, stage, draw_seed=0),), human_stage=stage)
+    other = tagged("m", ("Something else entirely.", ("information",)))
+    builder = Builder(TagData((*machine, replace(other, source=TagSource.LISTENER)), (), human, ()), recipe)
+    state = builder.machine_stage().trained_state()
+    result = builder.cross_validate(state, folds=3)
+    assert result.probabilities.shape == result.decisions.shape == result.truth.shape == (6, 10)
+    assert np.all((result.probabilities > 0) & (result.probabilities < 1))
+    assert result.replies == (0, 0, 1, 1, 2, 2)
+    assert result.evaluation().sentences == 6
 
 
 def test_held_out_conversations_are_in_no_training_data(real_data: Path) -> None:
