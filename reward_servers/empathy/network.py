@@ -27,6 +27,10 @@ WORST = tuple(5.0 if dimension.lower_is_better else 1.0 for dimension in Dimensi
 COUNTS = len(FEATURE_NAMES) + len(FLUENCY_NAMES) + 2
 INPUTS = (REPLY_PARTS + 3) * HIDDEN + COUNTS
 
+# Chosen by cross-validation over the training conversations: the judge's fine grades overfit, cheats do not.
+_QUALITY_DROPOUT = 0.6
+_GENUINE_DROPOUT = 0.3
+
 
 @dataclass(frozen=True, slots=True)
 class NetworkConfig:
@@ -38,7 +42,7 @@ class NetworkConfig:
         genuine_width: hidden size of its genuineness part.
     """
 
-    heads: int = 4
+    heads: int = 3
     quality_width: int = 96
     genuine_width: int = 64
 
@@ -64,16 +68,16 @@ class Head(nn.Module):
 
     def __init__(self, config: NetworkConfig) -> None:
         super().__init__()
-        self.quality = _perceptron(config.quality_width, len(Dimension))
-        self.genuine = _perceptron(config.genuine_width, 1)
+        self.quality = _perceptron(config.quality_width, len(Dimension), _QUALITY_DROPOUT)
+        self.genuine = _perceptron(config.genuine_width, 1, _GENUINE_DROPOUT)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 6) quality from 1 to 5, before genuineness, and (B,) logits of genuineness."""
         return 1 + 4 * torch.sigmoid(self.quality(x)), self.genuine(x).squeeze(-1)
 
 
-def _perceptron(width: int, outputs: int) -> nn.Sequential:
-    layers = (nn.Dropout(0.3), nn.Linear(INPUTS, width), nn.GELU(), nn.Dropout(0.3), nn.Linear(width, outputs))
+def _perceptron(width: int, outputs: int, dropout: float) -> nn.Sequential:
+    layers = (nn.Dropout(dropout), nn.Linear(INPUTS, width), nn.GELU(), nn.Dropout(dropout), nn.Linear(width, outputs))
     return nn.Sequential(*layers)
 
 
@@ -110,5 +114,5 @@ def compose(quality: Tensor, g: Tensor) -> Tensor:
 
 
 def genuineness(logit: Tensor) -> Tensor:
-    """A sigmoid stretched by a tenth and cut, so that a surely honest reply keeps its whole quality."""
-    return (1.1 * torch.sigmoid(logit) - 0.05).clamp(0, 1)
+    """A probability above 0.6 counts as 1: doubt about an honest reply costs it nothing, sure cheats stay in order."""
+    return (torch.sigmoid(logit) / 0.6).clamp(max=1)

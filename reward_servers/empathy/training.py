@@ -1,7 +1,7 @@
 """Training of the scorer: rated honest replies and probes through the averaged heads.
 
 Loss of a batch = SmoothL1 on the six dimensions and twice on the aggregate (rated replies) + 0.3 pairwise rank loss on
-    the aggregate (rated) + cross-entropy of genuineness (all) + SmoothL1 of the aggregate to 1 (cheats).
+    the aggregate (rated) + cross-entropy of genuineness (all).
 The encoder is frozen: its states are computed once per text and kept in a cache file. Seeded, one thread: the same data
 and options give the same weights on the same machine.
 """
@@ -24,15 +24,15 @@ from tqdm import tqdm
 from reward_servers.empathy.babble import GENUINENESS, sample_babble
 from reward_servers.empathy.data import RatedReply
 from reward_servers.empathy.embedding import TextEmbedder
-from reward_servers.empathy.network import EmpathyNetwork, Head, NetworkConfig, compose, genuineness, request_inputs
+from reward_servers.empathy.network import EmpathyNetwork, Head, NetworkConfig, request_inputs
 from reward_servers.empathy.phrases import Pool
 from reward_servers.empathy.probes import ProbeKind, build_probes
 from reward_servers.protocol import Dimension, ScoreRequest
 
 # How genuine a family is held to be; the others are 0. An answer to somebody else is at least a kind text, and some
 # honest replies are so general that they would fit anywhere.
-_FAMILY_GENUINENESS = {ProbeKind.OFF_TOPIC: 0.1}
-_CHEAT = 0.01  # a target of genuineness below this is a cheat
+_FAMILY_GENUINENESS = {ProbeKind.OFF_TOPIC: 0.25}
+_HONEST_WEIGHT = 8.0  # of a rated reply in the cross-entropy: taking an honest reply for a cheat is the worse mistake
 _LOWER_IS_BETTER = [dimension.lower_is_better for dimension in Dimension]
 
 
@@ -47,7 +47,7 @@ class TrainingConfig:
         babble_histories: prompts that are answered with hot samples of a small language model; 0 for none.
     """
 
-    epochs: int = 30
+    epochs: int = 15
     probe_copies: int = 2
     batch: int = 128
     rate: float = 1e-3
@@ -90,7 +90,7 @@ def probe_examples(replies: Sequence[RatedReply], config: TrainingConfig) -> lis
                 text = _elsewhere(replies, reply, rng).reply
             if kind is ProbeKind.SEEKER_ROLE and rng.random() < 0.6:
                 text = _elsewhere(replies, reply, rng).history[-1]["content"]
-            examples.append(Example(ScoreRequest(str(number), reply.history, text), None, genuine))
+            examples.append(Example(ScoreRequest(f"{reply.request.id}/{kind}", reply.history, text), None, genuine))
     return examples
 
 
@@ -208,14 +208,10 @@ def batch_loss(head: Head, x: Tensor, rated: Tensor, ratings: Tensor, genuine: T
         genuine: (B,) targets of genuineness.
     """
     quality, logit = head(x)
-    final = compose(quality, genuineness(logit))
-    loss = functional.binary_cross_entropy_with_logits(logit, genuine)
+    doubt = functional.binary_cross_entropy_with_logits(logit, genuine, reduction="none")
+    loss = (doubt * torch.where(rated, _HONEST_WEIGHT, 1.0)).mean()
     if rated.any():
-        loss = loss + _rated_loss(final[rated], ratings[rated])
-    cheats = genuine < _CHEAT
-    if cheats.any():
-        got = aggregated(final[cheats])
-        loss = loss + functional.smooth_l1_loss(got, torch.ones_like(got))
+        loss = loss + _rated_loss(quality[rated], ratings[rated])
     return loss
 
 
