@@ -3,7 +3,7 @@
 reward/*   means over the rollouts in groups: total, raw components, empathy dimensions
 rollout/*  lengths, stop reasons, text variety
 groups/*   what happened to whole groups; counts/*  what happened to single rollouts
-loss/*     from the learner; time/*  seconds per phase
+learner/*  from the learner ranks; time/*  seconds per phase
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def step_metrics(
         "counts/failed_scores": float(scores.failed),
         "counts/empty": float(sum(b.empty for group in scores.groups for b in group.breakdowns)),
         "counts/leaked": float(sum(b.leaked for group in scores.groups for b in group.breakdowns)),
-        **learned,
+        **{f"learner/{name}": value for name, value in learned.items()},
         **{f"time/{name}": seconds for name, seconds in timings.items()},
     }
 

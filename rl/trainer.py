@@ -168,7 +168,7 @@ class Trainer:
         return result
 
     def _check_gap(self, learned: dict[str, float]) -> None:
-        gap = learned.get("rollout/logprob_abs_diff_mean", 0.0)
+        gap = learned.get("logprob_diff_mean", 0.0)
         if gap > self.config.learner.max_logprob_gap:
             raise TrainingError(
                 f"step {self.step}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} on "
@@ -200,6 +200,6 @@ def train_groups(groups: Sequence[ScoredGroup], config: RunConfig) -> list[Train
 
 def _step_line(step: int, total: int, metrics: dict[str, float]) -> str:
     times = "  ".join(f"{name[5:]} {value:.1f}s" for name, value in metrics.items() if name.startswith("time/"))
-    shown = {"reward": "reward/mean", "empathy": "reward/quality", "D_KL": "reward/d_kl", "KL": "loss/kl"}
+    shown = {"reward": "reward/mean", "empathy": "reward/quality", "D_KL": "reward/d_kl", "KL": "learner/kl"}
     values = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
     return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}  |  {times}"
