@@ -38,11 +38,11 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from rich.console import Console
 
-from reward_servers.client import RetryPolicy, RewardClient
+from reward_servers.client import RetryPolicy, RewardClient, RewardServerError, check_url
 from reward_servers.failures import root_cause
 from reward_servers.gateway import Gateway
 from reward_servers.model_server import ScorerServer, TaggerServer
-from reward_servers.service_config import GATEWAY, SCORER, TAGGER, DeploymentConfig, ServiceConfig
+from reward_servers.service_config import GATEWAY, SCORER, TAGGER, DeploymentConfig, HttpConfig, ServiceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,10 @@ def start_reward_servers(config: ServiceConfig, policy: RetryPolicy | None = Non
     prefix = "/" if config.http is not None else None
     target = serve.RunTarget(build_application(config), name=config.app_name, route_prefix=prefix)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    deadline = time.monotonic() + config.start_timeout_s
     _wait_until_running(config)
+    if config.http is not None:
+        _wait_for_http(config, config.http, deadline)
     return client
 
 
@@ -113,12 +116,27 @@ def _start_serve(config: ServiceConfig) -> None:
             serve.start(proxy_location="Disabled")
         else:
             serve.start(proxy_location="HeadOnly", http_options={"host": config.http.host, "port": config.http.port})
-    except (RayError, RayServeException, TimeoutError) as error:
-        where = f"its HTTP proxy on {config.http.host}:{config.http.port}" if config.http else "it"
-        raise ServiceStartError(
-            f"Ray Serve did not start; {where} did not become ready ({root_cause(error)}). Is the port free? On a very "
-            "busy machine, set RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S=60 before Ray starts"
-        ) from error
+    except TimeoutError as error:
+        # Serve allows its proxy 60 s; on a busy machine it comes later, and `_wait_for_http` waits for it.
+        logger.warning("Ray Serve is slow to start (%s); still waiting", root_cause(error))
+    except (RayError, RayServeException) as error:
+        raise ServiceStartError(f"Ray Serve did not start: {root_cause(error)}") from error
+
+
+def _wait_for_http(config: ServiceConfig, http: HttpConfig, deadline: float) -> None:
+    """Until the routes answer; a Serve that was started without a proxy, or with another port, never will."""
+    host = "127.0.0.1" if http.host == "0.0.0.0" else http.host
+    while True:
+        try:
+            check_url(f"http://{host}:{http.port}", http.token, timeout_s=5)
+            return
+        except RewardServerError as error:
+            if time.monotonic() > deadline:
+                raise ServiceStartError(
+                    f"the reward servers {config.app_name!r} run, but not over HTTP: {error}. If Ray Serve already ran "
+                    "in this cluster with other HTTP settings, use those or shut it down first (`serve shutdown`)"
+                ) from error
+        time.sleep(_POLL_S)
 
 
 def stop_reward_servers(app_name: str, timeout_s: float = 60.0) -> None:

@@ -122,6 +122,7 @@ def _running(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     gate = tmp_path_factory.mktemp("gate")
     config = ServiceConfig(
         app_name="test-rewards",
+        start_timeout_s=300,
         tagger=DeploymentConfig(f"{MODELS}:SeededTagger", num_cpus=0.5),
         scorer=DeploymentConfig(
             f"{MODELS}:SeededScorer", str(gate), num_cpus=0.5, max_ongoing_calls=8, max_queued_calls=8, max_batch_size=8
