@@ -138,7 +138,8 @@ def test_engines_agree_and_continue_from_checkpoints(
     weights = ranks.weights()
     assert set(weights) == set(expected[1])
     for name, tensor in expected[1].items():
-        torch.testing.assert_close(weights[name], tensor, atol=1e-4, rtol=0, msg=name)
+        # two steps move a weight by up to 1.5 learning rates, 1.5e-4, so this asks for equal directions too
+        torch.testing.assert_close(weights[name], tensor, atol=1e-5, rtol=0, msg=name)
 
     ranks = Ranks(config_of(engine, count, lora=lora), tiny_model, actors)  # as after a restart
     ranks.load(tmp_path / "checkpoint")
