@@ -15,6 +15,10 @@ from dialogue.conversation import Message
 from reward_servers.protocol import ScoreRequest
 
 _SECOND = frozenset("you your yours you're you've you'll you'd yourself".split())
+_SCORE_WORDS = frozenset(
+    "score scores scored scoring rate rates rated rating ratings rater grade grader grading judge judges evaluator "
+    "evaluate reward points stars marks rubric maximum criteria assessment response reply dimensions".split()
+)
 _OPEN_ENDS = frozenset(
     "the a an to of and that you your is are was for with in on at it's you're i'm i but or so if as this my from by "
     "be have has can will would not what how when because just into about than their his her our its".split()
@@ -41,6 +45,7 @@ FEATURE_NAMES = (
     "capital_starts",
     "lines",
     "overlap_with_history",
+    "score_words",
 )
 
 
@@ -90,6 +95,7 @@ def surface_features(request: ScoreRequest) -> list[float]:
         sum(s[:1].isupper() for s in re.split(r"(?<=[.!?\n])\s*", text) if s) / max(len(sentences), 1) / 2,
         min(text.count("\n"), 10) / 10,
         sum(w in earlier for w in words) / count,
+        min(sum(w in _SCORE_WORDS for w in words), 4) / 4,
     ]
 
 

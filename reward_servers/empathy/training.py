@@ -32,6 +32,8 @@ from reward_servers.protocol import Dimension, ScoreRequest
 # How genuine a family is held to be; the others are 0. An answer to somebody else is at least a kind text, and some
 # honest replies are so general that they would fit anywhere.
 _FAMILY_GENUINENESS = {ProbeKind.OFF_TOPIC: 0.25}
+# Families that look most like honest replies; every other reply gives one more probe of these in turn.
+_HARD = (ProbeKind.CUT_OFF, ProbeKind.HONEST_AND_PLEADING, ProbeKind.OFF_TOPIC, ProbeKind.COMFORT_SPAM)
 _HONEST_WEIGHT = 8.0  # of a rated reply in the cross-entropy: taking an honest reply for a cheat is the worse mistake
 _LOWER_IS_BETTER = [dimension.lower_is_better for dimension in Dimension]
 
@@ -84,7 +86,10 @@ def probe_examples(replies: Sequence[RatedReply], config: TrainingConfig) -> lis
     examples = []
     for number, reply in enumerate(replies):
         texts = build_probes(reply.history, reply.reply, config.seed * 100_003 + number, Pool.TRAIN)
-        for kind in rng.sample(kinds, config.probe_copies):
+        chosen = rng.sample(kinds, config.probe_copies)
+        hard = _HARD[number % (2 * len(_HARD))] if number % (2 * len(_HARD)) < len(_HARD) else None
+        chosen += [hard] if hard in kinds and hard not in chosen else []
+        for kind in chosen:
             text, genuine = texts[kind], _FAMILY_GENUINENESS.get(kind, 0.0)
             if kind is ProbeKind.OFF_TOPIC and rng.random() < 0.75:
                 text = _elsewhere(replies, reply, rng).reply
