@@ -18,6 +18,7 @@ import argparse
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -91,6 +92,7 @@ def main() -> None:
     job = Job(**{name: arguments[name] for name in asdict(Job())})
     if job.steps < 2:
         parser.error("--steps must be 2 or more: time per step is taken after the first")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that `watch` still ends what it started
     if arguments["rapport_side"]:
         run_rapport(job, arguments["rapport_side"])
         return
@@ -338,7 +340,10 @@ def watch(side: str, command: Sequence[str], environment: dict[str, str], steps:
         while steps not in measured.step_at_s:
             if process.poll() is not None or time.monotonic() - started > limit_s:
                 what = "ended early" if process.poll() is not None else f"took more than {limit_s:.0f} s"
-                sys.exit(f"error: {side} {what}; its last lines:\n" + "\n".join(lines[-40:]))
+                where = (
+                    f"steps seen: {sorted(measured.step_at_s) or 'none'}; peak {measured.peak_bytes / 2**30:.1f} GiB"
+                )
+                sys.exit(f"error: {side} {what} ({where}); its last lines:\n" + "\n".join(lines[-40:]))
             time.sleep(POLL_S)
             family |= {member.pid: member for member in [process, *process.children(recursive=True)]}
             sizes = [size for member in family.values() if (size := _proportional_size(member))]
