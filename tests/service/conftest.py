@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 would starve the replicas beside other work
 os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "60")  # 5 s is too short for a busy machine
 
 import ray

@@ -20,6 +20,8 @@ from . import service_broken
 from .conftest import TOKEN, Reference, Service, free_port
 from .service_models import GATE
 
+pytestmark = pytest.mark.timeout(600)  # the first test also starts Ray and Serve, slowly on a busy machine
+
 HISTORY = ({"role": "user", "content": "I failed the exam again."},)
 
 

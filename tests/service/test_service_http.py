@@ -18,6 +18,8 @@ from reward_servers.service_config import SCORER, TAGGER
 
 from .conftest import TOKEN, Service
 
+pytestmark = pytest.mark.timeout(600)  # the first test also starts Ray and Serve, slowly on a busy machine
+
 ONE = {"id": "a", "history": [{"role": "user", "content": "I am tired."}], "response": "Rest a little."}
 REQUEST = ScoreRequest("a", ({"role": "user", "content": "I am tired."},), "Rest a little.")
 

@@ -17,6 +17,8 @@ from reward_servers.serve import SCORER, TAGGER, start_reward_servers
 from .conftest import TOKEN, Reference, Service
 from .service_models import NOT_A_NUMBER, POISON
 
+pytestmark = pytest.mark.timeout(600)  # the first test also starts Ray and Serve, slowly on a busy machine
+
 SEEKER: Message = {"role": "user", "content": "My sister stopped talking to me after the wedding."}
 REPLIES = (
     "That must hurt. Do you know what happened between you?",
