@@ -9,6 +9,11 @@ from contextlib import contextmanager
 import ray
 
 OBJECT_STORE_BYTES = 2 * 2**30  # a local run moves one copy of a small model's weights and the scored texts
+START_ATTEMPTS = 3
+
+
+class RaySessionError(RuntimeError):
+    """There is no Ray cluster to run in."""
 
 
 @contextmanager
@@ -20,19 +25,40 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
 
     Raises:
         ConnectionError: `RAY_ADDRESS` is set and no cluster answers there.
+        RaySessionError: a local cluster did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 the workers starve beside any other program
     address = os.environ.get("RAY_ADDRESS")
     if address:
         ray.init(address=address, log_to_driver=False)
     else:
-        ray.init(
-            num_cpus=max(os.cpu_count() or 1, parallel_actors),
-            object_store_memory=OBJECT_STORE_BYTES,
-            include_dashboard=False,
-            log_to_driver=False,
-        )
+        _start_local(max(os.cpu_count() or 1, parallel_actors))
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _start_local(num_cpus: int) -> None:
+    """Start a cluster of this machine alone. Ray gives its agents 15 s, which a busy machine may need several tries for.
+
+    Raises:
+        RaySessionError: Ray did not start in `START_ATTEMPTS` tries.
+    """
+    for attempt in range(1, START_ATTEMPTS + 1):
+        try:
+            ray.init(
+                num_cpus=num_cpus,
+                object_store_memory=OBJECT_STORE_BYTES,
+                include_dashboard=False,
+                log_to_driver=False,
+            )
+            return
+        except Exception as error:  # Ray raises a bare Exception when its node does not come up
+            ray.shutdown()
+            if attempt == START_ATTEMPTS:
+                raise RaySessionError(
+                    f"Ray did not start on this machine in {attempt} tries; the last error: {error}. Is the machine "
+                    "very busy, or /dev/shm full? Ray's logs are in /tmp/ray/session_latest/logs"
+                ) from error
