@@ -1,4 +1,4 @@
-"""A Ray cluster to run in: the one that `RAY_ADDRESS` names, or one of this machine's own for as long as it is needed."""
+"""A Ray cluster to run in: the one that `RAY_ADDRESS` names, or one of this machine for as long as it is needed."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
 
 
 def _start_local(num_cpus: int) -> None:
-    """Start a cluster of this machine alone. Ray gives its agents 15 s, which a busy machine may need several tries for.
+    """Start a cluster of this machine alone. Ray gives its agents 15 s; a busy machine may need several tries.
 
     Raises:
         RaySessionError: Ray did not start in `START_ATTEMPTS` tries.
