@@ -9,17 +9,20 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from dialogue.conversation import Message
 from reward_servers.empathy.commands import score
 from reward_servers.empathy.scorer import EmpathyScorer
 from reward_servers.protocol import Dimension, ScoreRequest
 
-GOOD = {
-    "history": [
-        {"role": "user", "content": "My cat ran away."},
-        {"role": "assistant", "content": "Oh no."},
-        {"role": "user", "content": "She is all I have left of my grandmother."},
-    ],
-    "response": "Then you are missing two of them at once. When did you last see her?",
+HISTORY = [
+    Message(role="user", content="My cat ran away."),
+    Message(role="assistant", content="Oh no."),
+    Message(role="user", content="She is all I have left of my grandmother."),
+]
+RESPONSE = "Then you are missing two of them at once. When did you last see her?"
+GOOD: dict[str, object] = {
+    "history": HISTORY,
+    "response": RESPONSE,
     "note": {"kept": ["as", "it", "is"]},
 }
 
@@ -45,7 +48,7 @@ def test_round_trip_keeps_every_key_and_adds_what_the_scorer_says(cli: typer.Typ
     empathy = first.pop("empathy")
     assert first == GOOD
     assert set(empathy) == {*Dimension, "aggregated_empathy"}
-    (expected,) = EmpathyScorer.load().score([ScoreRequest("x", tuple(GOOD["history"]), GOOD["response"])])
+    (expected,) = EmpathyScorer.load().score([ScoreRequest("x", tuple(HISTORY), RESPONSE)])
     assert empathy == {**expected.as_dict(), "aggregated_empathy": expected.aggregated}
     assert second["empathy"]["aggregated_empathy"] == 1.0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl"]
@@ -56,10 +59,10 @@ def test_round_trip_keeps_every_key_and_adds_what_the_scorer_says(cli: typer.Typ
     [
         ("{oops\n", "not JSON"),
         ([1], "expected an object"),
-        ({"history": GOOD["history"]}, '"response" has to be a string'),
+        ({"history": HISTORY}, '"response" has to be a string'),
         ({"response": "hi", "history": []}, '"history" has to be a list of messages'),
         ({"response": "hi", "history": [{"role": "friend", "content": "x"}]}, "history[0]"),
-        ({"response": "hi", "history": GOOD["history"][:2]}, "the last message"),
+        ({"response": "hi", "history": HISTORY[:2]}, "the last message"),
     ],
 )
 def test_a_bad_line_is_named_and_nothing_is_written(cli: typer.Typer, tmp_path: Path, bad: object, complaint: str):

@@ -27,8 +27,8 @@ CASES = (
     ),
     (
         "The doctor says it's only stress, but I can't breathe at night and I'm scared of going to bed.",
-        "Being afraid of your own bed sounds exhausting, and being told it is only stress can feel like nobody believes "
-        "you. I'm glad you told me. What are those nights like for you?",
+        "Being afraid of your own bed sounds exhausting, and being told it is only stress can feel like nobody "
+        "believes you. I'm glad you told me. What are those nights like for you?",
     ),
 )
 
