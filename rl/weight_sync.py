@@ -67,9 +67,7 @@ class WeightUpdate:
     lora: LoraConfig | None = None
 
 
-def pack(
-    tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES
-) -> Iterator[WeightBucket]:
+def pack(tensors: Iterable[tuple[str, torch.Tensor]], bucket_bytes: int = BUCKET_BYTES) -> Iterator[WeightBucket]:
     """Copy named tensors (any device, any strides) into buckets of at most `bucket_bytes`.
 
     A tensor that is larger than that gets a bucket of its own. No tensors give no bucket.
@@ -83,9 +81,7 @@ def pack(
     open_bucket = _OpenBucket(bucket_bytes)
     for name, tensor in tensors:
         if name in seen:
-            raise ValueError(
-                f"weight {name!r} was given twice; tied weights must appear once"
-            )
+            raise ValueError(f"weight {name!r} was given twice; tied weights must appear once")
         seen.add(name)
         if open_bucket.metas and not open_bucket.has_room(tensor.nbytes):
             yield open_bucket.close()
@@ -98,9 +94,7 @@ def pack(
 def unpack(bucket: WeightBucket) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a bucket, as CPU views of its memory. Never write to them: other processes share it."""
     with warnings.catch_warnings():
-        warnings.filterwarnings(
-            "ignore", message="The given NumPy array is not writable"
-        )
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
         data = torch.from_numpy(bucket.data)
     for meta in bucket.metas:
         raw = data[meta.offset : meta.offset + meta.nbytes]
@@ -112,9 +106,7 @@ class _OpenBucket:
 
     def __init__(self, size: int) -> None:
         self.metas: list[TensorMeta] = []
-        self._data = np.zeros(
-            size, dtype=np.uint8
-        )  # pages cost nothing until they are written
+        self._data = np.zeros(size, dtype=np.uint8)  # pages cost nothing until they are written
         self._used = 0
 
     def _next_offset(self) -> int:
@@ -125,9 +117,7 @@ class _OpenBucket:
 
     def add(self, name: str, tensor: torch.Tensor) -> None:
         offset, nbytes = self._next_offset(), tensor.nbytes
-        if not self.has_room(
-            nbytes
-        ):  # only for the first tensor, which is larger than a bucket
+        if not self.has_room(nbytes):  # only for the first tensor, which is larger than a bucket
             self._data = np.zeros(nbytes, dtype=np.uint8)
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
         torch.from_numpy(self._data[offset : offset + nbytes]).copy_(flat)

@@ -42,7 +42,7 @@ def test_a_failed_rollout_leaves_its_group_and_the_rest_is_scaled_without_it():
     result = score_groups(ScriptedScorer(), [group("a", "1", "down", "3", "2")], CONFIG)
     (scored,) = result.groups
     assert [rollout.text for rollout in scored.rollouts] == ["1", "3", "2"]
-    assert [b.scaled.quality for b in scored.breakdowns] == [0.0, 1.0, 0.5]
+    assert [b.scaled.quality for b in scored.breakdowns if b.scaled] == [0.0, 1.0, 0.5]
     assert (result.failed, result.handed_back) == (1, ())
 
 
