@@ -37,6 +37,8 @@ from rl.warm_start import warm_start
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+PROBED_CONVERSATIONS = 4  # each turn of theirs is scored with some twenty ways of cheating
+
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
@@ -165,7 +167,9 @@ def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> 
     before, after = (EvalRun.load(evaluations[i]) for i in (0, -1))
     prompts = len({reply.prompt_id for reply in after.replies})
     changes = compare(before, after, prepared.config.reward)
-    closing = Closing(before.step, after.step, prompts, changes, probe_table(scorer, prepared.held_out))
+    closing = Closing(
+        before.step, after.step, prompts, changes, probe_table(scorer, prepared.held_out[:PROBED_CONVERSATIONS])
+    )
     closing.save(folder.path / "closing.json")
     return closing
 
