@@ -15,7 +15,7 @@ from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from rl.config import RunConfig
-from rl.rollout_worker import Answer, Ask, RolloutWorker, Sampling
+from rl.rollout_worker import Answer, Ask, EngineError, RolloutWorker, Sampling
 
 if TYPE_CHECKING:
     from rl.weight_sync import WeightUpdate
@@ -210,7 +210,9 @@ class WorkerHandle:
         except GetTimeoutError as error:
             raise WorkerFailure(f"{late} after {self._limit_s:g} s") from error
         except RayTaskError as error:
-            raise WorkerFailure(f"{type(error.cause).__name__}: {error.cause}", raised=True) from error
+            cause = error.cause
+            text = str(cause) if isinstance(cause, EngineError) else f"{type(cause).__name__}: {cause}"
+            raise WorkerFailure(" ".join(text.split()), raised=True) from error
         except RayError as error:
             raise WorkerFailure(f"{type(error).__name__}: {' '.join(str(error).split())}") from error
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,18 @@ MAX_SEQUENCES = 256  # decoded at once; more wait inside vLLM
 CPU_KV_BLOCK = 16  # tokens: the n replies of a group share the prompt's full blocks, so small ones share more
 WAIT_FOR_OBJECT_S = 300.0
 SIGN_OF_LIFE_S = 1.0
+
+
+class EngineError(RuntimeError):
+    """Whatever went wrong around vLLM, as text: some of its errors cannot be pickled, and would reach no one."""
+
+
+@contextmanager
+def _errors_as_text() -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:
+        raise EngineError(f"{type(error).__name__}: {error}") from None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +83,7 @@ class RolloutWorker:
 
         return ray.get_runtime_context().get_node_id(), ray.util.get_node_ip_address(), os.getpid()
 
+    @_errors_as_text()
     def setup(self, config: RunConfig, model_path: Path, neighbours: int, gpu: bool) -> None:
         """Load the model. `neighbours`: rollout workers on this node, which share its cores on CPU."""
         os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
@@ -89,6 +103,7 @@ class RolloutWorker:
         self._adapter: Any = None
         self._requests = 0
 
+    @_errors_as_text()
     def update(self, update: WeightUpdate) -> dict[str, float]:
         """Take new weights. Seconds spent waiting for the bytes and loading them, and the number of bytes."""
         import ray
@@ -108,6 +123,10 @@ class RolloutWorker:
 
     def generate(self, asks: Sequence[Ask], sampling: Sampling) -> Iterator[Answer | None]:
         """Answer each ask once, in the order in which their replies are complete; None every second in between."""
+        with _errors_as_text():
+            yield from self._generate(asks, sampling)
+
+    def _generate(self, asks: Sequence[Ask], sampling: Sampling) -> Iterator[Answer | None]:
         waiting: dict[str, int] = {}
         try:
             for ask in asks:

@@ -60,7 +60,7 @@ def test_a_reply_ends_with_its_eos_token_or_at_the_limit_and_the_text_shows_neit
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     eos = tokenizer.eos_token_id
     with torch.no_grad():  # the tied embedding of EOS: its logit now swings widely, so many replies close their turn
-        policy.get_parameter("model.embed_tokens.weight")[eos] *= 6
+        policy.get_parameter("model.embed_tokens.weight")[eos] *= 80
     before = pool.version
     pool.update_weights(full_update(policy, before + 1))
     groups = pool.generate(prompts, Sampling(n=8, max_tokens=24), range(8))
