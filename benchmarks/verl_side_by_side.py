@@ -44,7 +44,7 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
 sys.path[:0] = [str(ROOT), str(HERE)]
 
-STEP_LINE = {"verl": re.compile(r"\bstep:(\d+) - "), "rapport": re.compile(r"^step (\d+)/\d+\b")}
+STEP_LINE = {"verl": re.compile(r"\bstep:(\d+) - "), "rapport": re.compile(r"\bstep (\d+)/\d+  ")}
 POLL_S = 1.0
 
 
