@@ -19,7 +19,7 @@ import socket
 import statistics
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -138,13 +138,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--shape", choices=SHAPES, default="quickstart")
+    parser.add_argument("--prompts", type=int, default=0, help="instead of the shape's own number")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--lora", type=int, nargs="*", default=[32, 0], help="adapter ranks; 0 is full fine-tuning")
     parser.add_argument("--dtype", nargs="*", choices=["auto", "float32", "bfloat16"], default=["auto"])
     parser.add_argument("--micro-batch-tokens", type=int, default=4096)
     options = parser.parse_args()
     be_quiet()
-    folder, groups = resolve_model(options.model), groups_of(SHAPES[options.shape])
+    shape = SHAPES[options.shape]
+    shape = replace(shape, prompts=options.prompts or shape.prompts)
+    folder, groups = resolve_model(options.model), groups_of(shape)
     batches = [collate(rows) for rows in plan(groups, 1, options.micro_batch_tokens)[0]]
     for dtype in options.dtype:
         for rank in options.lora:
@@ -161,8 +164,9 @@ def main() -> None:
                 options.repeats,
             )
             kind = f"LoRA r {rank}" if rank else "full"
+            name = str(compute).removeprefix("torch.")
             print(
-                f"{options.shape}, {kind}, {str(compute).removeprefix('torch.')}: ours {seconds['ours']:.2f} s, "
+                f"{options.shape}, {shape.prompts} prompts, {kind}, {name}: ours {seconds['ours']:.2f} s, "
                 f"plain {seconds['plain']:.2f} s, plain on shared batches {seconds['plain shared']:.2f} s; "
                 f"plain/ours {seconds['plain'] / seconds['ours']:.2f}, "
                 f"plain shared/ours {seconds['plain shared'] / seconds['ours']:.2f}",

@@ -63,6 +63,7 @@ class MicroBatch:
         gather: (R, T) int64; index into the flattened (B * N) cells of the cell that predicts a reply's token.
         response_ids: (R, T) int64.
         response_mask, rollout_logprobs, advantages: (R, T) float32; 0 in padding.
+        row_sizes: B; replies in each row.
         longest_prompt, used_cells: tokens of the longest prompt, and of all rows without padding.
         keys: R replies, in the order of the rows of these matrices. Empty: a micro-batch that is only there so that
             this rank takes part in the collectives.
@@ -79,6 +80,7 @@ class MicroBatch:
     rollout_logprobs: torch.Tensor
     advantages: torch.Tensor
     keys: tuple[ReplyKey, ...]
+    row_sizes: tuple[int, ...]
     longest_prompt: int
     used_cells: int
 
@@ -224,6 +226,7 @@ def collate(rows: Sequence[Row]) -> MicroBatch:
         rollout_logprobs=_padded([group.rollout_logprobs[reply] for group, reply in at], np.float32),
         advantages=_padded([group.advantages[reply] for group, reply in at], np.float32),
         keys=tuple(key for row in rows for key in row.keys),
+        row_sizes=tuple(len(row.keys) for row in rows),
         longest_prompt=max(len(row.prompt_ids) for row in rows),
         used_cells=sum(map(len, rows)),
     )
@@ -251,6 +254,7 @@ def _empty() -> MicroBatch:
         rollout_logprobs=nothing,
         advantages=nothing,
         keys=(),
+        row_sizes=(1,),
         longest_prompt=1,
         used_cells=0,
     )

@@ -27,7 +27,7 @@ class Spans:
 
     Attributes:
         prompt: longest prompt of the micro-batch, in cells.
-        rows: (R,) the row of every reply.
+        rows: (R,) the row of every reply, ascending; `row_sizes`: how many replies each of the B rows has.
         cells: (R * T,) cells of the reply tokens in the flattened (B * N), padding included.
         filled: indices of the real ones among those R * T, and `targets` the cells they stand for.
         mask: (R, 1, T, prompt + T) additive.
@@ -35,6 +35,7 @@ class Spans:
 
     prompt: int
     rows: torch.Tensor
+    row_sizes: tuple[int, ...]
     cells: torch.Tensor
     filled: torch.Tensor
     targets: torch.Tensor
@@ -54,7 +55,7 @@ class Spans:
         mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
         cells = batch.cells.flatten()
         filled = batch.real.flatten().nonzero()[:, 0]
-        return cls(prompt, batch.rows, cells, filled, cells[filled], mask[:, None])
+        return cls(prompt, batch.rows, batch.row_sizes, cells, filled, cells[filled], mask[:, None])
 
 
 def shared_prompt_attention(
@@ -87,8 +88,8 @@ def shared_prompt_attention(
     )
     replies = scaled_dot_product_attention(
         _replies(query, spans),
-        _per_query_head(module, torch.cat([prompt_key.index_select(0, spans.rows), _replies(key, spans)], dim=2)),
-        _per_query_head(module, torch.cat([prompt_value.index_select(0, spans.rows), _replies(value, spans)], dim=2)),
+        _per_query_head(module, torch.cat([_prompts(prompt_key, spans), _replies(key, spans)], dim=2)),
+        _per_query_head(module, torch.cat([_prompts(prompt_value, spans), _replies(value, spans)], dim=2)),
         attn_mask=spans.mask,
         **options,
     )
@@ -101,8 +102,41 @@ def shared_prompt_attention(
 def _replies(states: torch.Tensor, spans: Spans) -> torch.Tensor:
     """(B, heads, N, D) -> (R, heads, T, D)."""
     _, heads, _, size = states.shape
-    flat = states.transpose(1, 2).reshape(-1, heads * size).index_select(0, spans.cells)
+    flat = _TakeCells.apply(states.transpose(1, 2).reshape(-1, heads * size), spans)
     return flat.view(len(spans.rows), -1, heads, size).transpose(1, 2)
+
+
+def _prompts(states: torch.Tensor, spans: Spans) -> torch.Tensor:
+    """(B, heads, prompt, D) -> (R, heads, prompt, D): every reply's own prompt."""
+    return _RepeatRows.apply(states, spans)
+
+
+class _TakeCells(torch.autograd.Function):
+    """`index_select` of the reply cells. A cell belongs to one reply, so the gradient is copied back, where torch would
+    add it entry by entry on one thread. Padding has no gradient: nothing reads what is computed there."""
+
+    @staticmethod
+    def forward(ctx: Any, flat: torch.Tensor, spans: Spans) -> torch.Tensor:
+        ctx.spans, ctx.shape = spans, flat.shape
+        return flat.index_select(0, spans.cells)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        taken = grads[0].index_select(0, ctx.spans.filled)
+        return taken.new_zeros(ctx.shape).index_copy_(0, ctx.spans.targets, taken), None
+
+
+class _RepeatRows(torch.autograd.Function):
+    """`index_select` of rows, in order. Replies of a row follow each other, so its gradient is the sum of a slice."""
+
+    @staticmethod
+    def forward(ctx: Any, states: torch.Tensor, spans: Spans) -> torch.Tensor:
+        ctx.sizes = spans.row_sizes
+        return states.index_select(0, spans.rows)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
+        return torch.stack([part.sum(0) for part in grads[0].split(ctx.sizes)]), None
 
 
 def _per_query_head(module: nn.Module, states: torch.Tensor) -> torch.Tensor:
