@@ -17,7 +17,7 @@ import pytest
 from rl.tracking import read_lines
 
 REPO = Path(__file__).resolve().parents[2]
-LIMIT_S = 420
+LIMIT_S = 600
 SMALL = (
     "prompts_per_step=3",
     "rollout.n=3",
@@ -146,6 +146,7 @@ def test_a_run_killed_in_every_phase_of_step_3_goes_on_bit_for_bit(finished, tmp
     check_kill([f"step 3 phase {phase}" for phase in phases], finished, tmp_path, tiny_model)
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S)
 def test_a_finished_run_started_again_trains_nothing_and_shows_its_table(finished, tiny_model):
     before = (finished / "tiny" / "metrics.jsonl").read_text()
@@ -170,6 +171,7 @@ def kill_when(log: Path, moment: str, driver: subprocess.Popen[bytes], process_n
     victims[0].kill()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(LIMIT_S)
 def test_a_killed_rollout_worker_and_a_killed_reward_replica_lose_no_prompt(tmp_path, tiny_model):
     overrides = ("steps=3", "rollout.workers=2", "servers.replicas=2", "rollout.max_response_tokens=150")
