@@ -18,6 +18,7 @@ import torch
 import torch.distributed as dist
 from learner_cases import load_plain, made_up_groups, plain_logprobs
 
+from cluster.session import ray_session
 from rl.config import Dtype, EngineName, LearnerConfig, LoraConfig, LossConfig, ModelConfig, RunConfig
 from rl.engines.base import learning_rate
 from rl.engines.place import Place
@@ -87,12 +88,11 @@ def free_port() -> int:
 
 @pytest.fixture(scope="module")
 def two_actors(tiny_model: Path) -> Iterator[LearnerGroup]:
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False)
-    group = LearnerGroup(config_of(EngineName.fsdp2, 2), tiny_model)
-    group.start()
-    yield group
-    group.close()
-    ray.shutdown()
+    with ray_session(parallel_actors=8):
+        group = LearnerGroup(config_of(EngineName.fsdp2, 2), tiny_model)
+        group.start()
+        yield group
+        group.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

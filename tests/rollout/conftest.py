@@ -7,24 +7,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import ray
 import torch
 from rollout_agreement import CONFIG, LORA, make_prompt
 from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from cluster.session import ray_session
 from rl.rollout import RolloutPool
 from rl.types import Prompt
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[None]:
-    ray.init(num_cpus=8, include_dashboard=False, log_to_driver=False, object_store_memory=256 * 2**20)
-    yield
-    ray.shutdown()
+    with ray_session(parallel_actors=8):
+        yield
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def pool(ray_cluster: None, tiny_model: Path) -> Iterator[RolloutPool]:
     """Two workers, full fine-tuning, float32."""
     pool = RolloutPool(CONFIG, tiny_model)
@@ -53,7 +52,7 @@ def policy(tiny_model: Path) -> nn.Module:
     return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def prompts(tiny_model: Path) -> tuple[Prompt, ...]:
     """Eight prompts of different lengths."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
