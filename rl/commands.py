@@ -28,11 +28,12 @@ def train(
     rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json --dry-run
     """
     from rl.config_loading import load_config, to_yaml
-    from rl.launch import prepare
 
     config = load_config(preset, overrides or [])
     if dry_run:
         typer.echo(to_yaml(config))
+    from rl.launch import prepare  # brings in torch, Ray and verl: a mistyped key is told before that
+
     prepared = prepare(config)
     if dry_run:
         typer.echo(prepared.describe())

@@ -21,7 +21,7 @@ from dialogue.tactics import TACTICS
 from rl.advantage import validate_advantage
 from rl.checkpoint import RunFolder
 from rl.closing import Closing, compare, probe_table
-from rl.config import ConfigError, PromptMode, RunConfig
+from rl.config import ConfigError, PromptMode, RunConfig, ServersConfig
 from rl.evaluation import EvalRun
 from rl.learner import LearnerGroup
 from rl.losses import validate_loss
@@ -97,9 +97,7 @@ def prepare(config: RunConfig) -> Prepared:
     if not tokenizer.chat_template:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
     if config.servers.url:
-        from reward_servers.client import check_url
-
-        check_url(config.servers.url, config.servers.token, config.servers.timeout_s)
+        _check_servers(config.servers)
     prepared = Prepared(config, model_path, tokenizer, tuple(train), tuple(held_out))
     turns = len(_longest_prompts(train, prepared).prompts)
     if held_out:
@@ -107,6 +105,17 @@ def prepare(config: RunConfig) -> Prepared:
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
     return prepared
+
+
+def _check_servers(servers: ServersConfig) -> None:
+    from reward_servers.client import RewardServerError, check_url
+
+    try:
+        check_url(servers.url, servers.token, servers.timeout_s)
+    except (RewardServerError, ValueError) as error:
+        raise ConfigError(
+            f"servers.url={servers.url}: {error}; start the server, or leave servers.url empty"
+        ) from error
 
 
 def _split(
