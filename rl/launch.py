@@ -18,24 +18,19 @@ from dialogue.conversation import Conversation
 from dialogue.loaders import load_conversations
 from dialogue.split import split_conversations
 from dialogue.tactics import TACTICS
-from rl.advantage import validate_advantage
 from rl.checkpoint import RunFolder
-from rl.closing import Closing, compare, probe_table
 from rl.config import ConfigError, PromptMode, RunConfig, ServersConfig
-from rl.evaluation import EvalRun
-from rl.learner import LearnerGroup
-from rl.losses import validate_loss
 from rl.models import resolve_model
 from rl.prompts import PromptSet, TurnKey, build_prompts, reply_examples, supporter_texts
-from rl.reward_client import BlockingScorer, start_scorer
-from rl.rollout import RolloutPool
 from rl.tracking import RunLog, validate_trackers
-from rl.trainer import Trainer, Workers
 from rl.types import Prompt, TurnTactics
-from rl.warm_start import warm_start
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+    from rl.closing import Closing
+    from rl.reward_client import BlockingScorer
+    from rl.trainer import Workers
 
 PROBED_CONVERSATIONS = 4  # each turn of theirs is scored with some twenty ways of cheating
 
@@ -84,15 +79,13 @@ def prepare(config: RunConfig) -> Prepared:
     Raises:
         ConfigError, DataError, ModelError: with what to change.
     """
-    from transformers import AutoTokenizer
-
     validate_trackers(config.trackers)
     RunFolder(config).check()
     conversations = load_conversations("starter" if config.data.path == "starter" else Path(config.data.path))
     train, held_out = _split(conversations, config)
-    validate_advantage(config.learner.loss.advantage)
-    validate_loss(config.learner.loss)
     model_path = resolve_model(config.model.path)
+    from transformers import AutoTokenizer  # takes seconds: after the data and the model were found
+
     tokenizer = AutoTokenizer.from_pretrained(model_path)
     if not tokenizer.chat_template:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
@@ -104,7 +97,17 @@ def prepare(config: RunConfig) -> Prepared:
         _longest_prompts(held_out, prepared)
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
+    _check_loss(config)
     return prepared
+
+
+def _check_loss(config: RunConfig) -> None:
+    """Last of the checks, because importing verl takes longer than all the others."""
+    from rl.advantage import validate_advantage
+    from rl.losses import validate_loss
+
+    validate_advantage(config.learner.loss.advantage)
+    validate_loss(config.learner.loss)
 
 
 def _check_servers(servers: ServersConfig) -> None:
@@ -146,6 +149,9 @@ def run(prepared: Prepared) -> None:
         RolloutError, LearnerError, ScoringError, TrainingError, PromptError: the run stopped; started again it goes on
         from its last checkpoint.
     """
+    from rl.reward_client import start_scorer
+    from rl.trainer import Trainer
+
     config = prepared.config
     folder = RunFolder(config)
     folder.prepare()
@@ -172,6 +178,9 @@ def run(prepared: Prepared) -> None:
 
 def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> Closing:
     """Compare the first and the last evaluation of the run and write `closing.json`."""
+    from rl.closing import Closing, compare, probe_table
+    from rl.evaluation import EvalRun
+
     evaluations = sorted(folder.path.glob("evaluation-*.json"))
     before, after = (EvalRun.load(evaluations[i]) for i in (0, -1))
     prompts = len({reply.prompt_id for reply in after.replies})
@@ -199,6 +208,8 @@ def _tagged_prompts(prepared: Prepared, scorer: BlockingScorer) -> tuple[tuple[P
 
 def _warm_started(prepared: Prepared, prompts: Sequence[Prompt], folder: RunFolder) -> Path:
     """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so."""
+    from rl.warm_start import warm_start
+
     config = prepared.config
     if config.warm_start.epochs == 0:
         return prepared.model_path
@@ -215,6 +226,10 @@ def _warm_started(prepared: Prepared, prompts: Sequence[Prompt], folder: RunFold
 
 
 def _start_workers(config: RunConfig, model_path: Path, scorer: BlockingScorer, on_exit: ExitStack) -> Workers:
+    from rl.learner import LearnerGroup
+    from rl.rollout import RolloutPool
+    from rl.trainer import Workers
+
     pool, learner = RolloutPool(config, model_path), LearnerGroup(config, model_path)
     on_exit.callback(pool.close)
     on_exit.callback(learner.close)
