@@ -23,7 +23,7 @@ def ray_cluster() -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def pool(ray_cluster: None, tiny_model: Path) -> Iterator[RolloutPool]:
     """Two workers, full fine-tuning, float32."""
     pool = RolloutPool(CONFIG, tiny_model)
