@@ -17,7 +17,7 @@ from rl.rollout import RolloutPool
 from rl.types import Prompt
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def ray_cluster() -> Iterator[None]:
     with ray_session(parallel_actors=8):
         yield

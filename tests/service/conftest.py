@@ -91,6 +91,7 @@ def reference() -> Reference:
 
 def start_ray(python_path: str) -> None:
     """Start a cluster of our own. Ray gives its node 30 s, which a busy machine may exceed: then start it again."""
+    ray.shutdown()  # another folder's tests may have left theirs connected
     for attempt in range(3):
         try:
             ray.init(
