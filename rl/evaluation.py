@@ -63,6 +63,13 @@ class EvalRun:
     def path(folder: Path, step: int) -> Path:
         return folder / f"evaluation-{step:06d}.json"
 
+    @staticmethod
+    def forget_after(folder: Path, step: int) -> None:
+        """Remove the evaluations of steps that a resumed run does again: their metrics lines were dropped as well."""
+        for path in folder.glob("evaluation-*.json"):
+            if int(path.stem.rpartition("-")[2]) > step:
+                path.unlink()
+
     def save(self, path: Path) -> None:
         record = {
             "step": self.step,

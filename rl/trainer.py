@@ -129,6 +129,7 @@ class Trainer:
         self.workers.learner.load(checkpoint / "learner")
         self.step, self.policy_version = state.step, state.policy_version
         self.log.rewind(state.step)
+        EvalRun.forget_after(self.folder.path, state.step)
         self.log.say(f"resumed from {checkpoint} at step {self.step} of {self.total_steps}")
 
     def _sync(self) -> None:
@@ -154,13 +155,14 @@ class Trainer:
         if saved.is_file():
             return EvalRun.load(saved)
         timings: dict[str, float] = {}
-        with self.log.phase("evaluate", timings):
+        with self.log.phase("evaluate", timings) as progress:
             result = evaluate(
                 self.workers.pool,
                 self.workers.scorer,
                 self.held_out,
                 self.step,
                 self.config,
+                progress,
             )
         result.save(saved)
         self.log.metrics(self.step, {**result.metrics(), "time/evaluate": timings["evaluate"]})
@@ -169,7 +171,7 @@ class Trainer:
 
     def _check_gap(self, learned: dict[str, float]) -> None:
         gap = learned.get("logprob_diff_mean", 0.0)
-        if gap > self.config.learner.max_logprob_gap:
+        if not gap <= self.config.learner.max_logprob_gap:  # NaN, too, is no agreement
             raise TrainingError(
                 f"step {self.step}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} on "
                 f"average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no longer "

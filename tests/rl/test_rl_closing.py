@@ -119,6 +119,13 @@ def test_an_evaluation_survives_its_file(tmp_path):
     assert EvalRun.load(EvalRun.path(tmp_path, 3)) == run
 
 
+def test_evaluations_past_a_checkpoint_are_forgotten(tmp_path):
+    for step in (0, 2, 4):
+        EvalRun(step, (), 0).save(EvalRun.path(tmp_path, step))
+    EvalRun.forget_after(tmp_path, 2)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["evaluation-000000.json", "evaluation-000002.json"]
+
+
 def test_the_tables_can_be_shown():
     from rich.console import Console
 
