@@ -17,6 +17,7 @@ importance correction, so an asynchronous queue can stand between `generate` and
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -109,7 +110,7 @@ class Trainer:
             if batch:
                 learned = self.workers.learner.train(batch, self.sampling.temperature)
                 self.policy_version += 1
-        self._check_gap(learned)
+        self._check_learned(learned)
         self.step += 1
         if batch:
             with self.log.phase("sync", timings, self.step):
@@ -169,9 +170,16 @@ class Trainer:
         self.log.say(result.line())
         return result
 
-    def _check_gap(self, learned: dict[str, float]) -> None:
+    def _check_learned(self, learned: dict[str, float]) -> None:
+        """Stop before a broken update can be synced or saved; the last checkpoint is from before it."""
+        broken = [f"{name}={value}" for name, value in learned.items() if not math.isfinite(value)]
+        if broken:
+            raise TrainingError(
+                f"step {self.step + 1}: the update is not finite ({', '.join(broken)}); it was not saved. Lower "
+                "learner.lr or learner.max_grad_norm, or try model.dtype=float32, and start again"
+            )
         gap = learned.get("logprob_diff_mean", 0.0)
-        if not gap <= self.config.learner.max_logprob_gap:  # NaN, too, is no agreement
+        if gap > self.config.learner.max_logprob_gap:
             raise TrainingError(
                 f"step {self.step}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} on "
                 f"average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no longer "
