@@ -97,11 +97,10 @@ def test_overload_is_told_after_the_retries_and_what_was_accepted_is_scored(serv
     async def flood() -> list[object]:
         client = service.client(timeout_s=30, retries=1, backoff_s=0.1, requests_per_call=1, concurrency=64)
         requests = [HELD, *(ask(i, "I am here.") for i in range(31))]
-        scoring = asyncio.create_task(client.score(requests))
-        await until(service.held, "the scorer holding a reply")
-        await asyncio.sleep(3.0)  # both attempts of those turned away
+        calls = [asyncio.create_task(client.score([request])) for request in requests]
+        await until(lambda: sum(call.done() for call in calls) >= 8, "eight replies turned away twice")
         service.open_gate()
-        return list(await scoring)
+        return [result for call in calls for result in await call]
 
     results = asyncio.run(flood())
     failures = [result for result in results if isinstance(result, ScoreFailure)]
