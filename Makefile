@@ -10,6 +10,9 @@ STAMP  := $(VENV)/.setup-$(TARGET)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP    := $(BIN)/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check
 PYTEST_ARGS ?=
+# Packages are installed without bytecode; the first import writes what is used. Where that is switched off, every
+# process compiles all of vLLM and PyTorch again, and starts in twice the time.
+unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
 .PHONY: help setup gpu-setup quickstart test lint locks clean
@@ -50,6 +53,4 @@ $(STAMP): $(LOCK) pyproject.toml requirements/check_torch.py
 	@echo "installing $$(grep -c '==' $(LOCK)) packages from $(LOCK); the first time this takes a few minutes"
 	@$(PIP) -r $(LOCK)
 	@$(PIP) --no-build-isolation -e .
-	@echo "compiling the packages to bytecode: halves the start of every process"
-	@$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib/python3.11/site-packages || true # a few templates are not Python
 	@touch $@

@@ -164,8 +164,7 @@ def run(prepared: Prepared) -> None:
             scorer = start_scorer(config, on_exit)
         with log.phase("tag past turns", timings):
             train_prompts, held_out = _tagged_prompts(prepared, scorer)
-        with log.phase("warm start", timings):
-            model_path = _warm_started(prepared, train_prompts, folder)
+        model_path = _warm_started(prepared, train_prompts, folder, log, timings)
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
@@ -206,7 +205,9 @@ def _tagged_prompts(prepared: Prepared, scorer: BlockingScorer) -> tuple[tuple[P
     return train, held_out[: config.evaluation.max_prompts]
 
 
-def _warm_started(prepared: Prepared, prompts: Sequence[Prompt], folder: RunFolder) -> Path:
+def _warm_started(
+    prepared: Prepared, prompts: Sequence[Prompt], folder: RunFolder, log: RunLog, timings: dict[str, float]
+) -> Path:
     """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so."""
     from rl.warm_start import warm_start
 
@@ -221,7 +222,9 @@ def _warm_started(prepared: Prepared, prompts: Sequence[Prompt], folder: RunFold
             for index in conversation.supporter_turns()
         }
         examples = reply_examples(prompts, texts, prepared.tokenizer)
-        warm_start(config, prepared.model_path, examples, target.resolve())
+        with log.phase("warm start", timings) as progress:
+            losses = warm_start(config, prepared.model_path, examples, target.resolve(), progress)
+        log.say(f"warm start: loss {losses[0]:.2f} -> {losses[-1]:.2f} nats per token in {len(losses)} updates")
     return target.resolve()
 
 

@@ -27,7 +27,7 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from rl.config import RunConfig
-from rl.engines.place import Place
+from rl.engines.place import KEEP_MEMORY, Place
 from rl.types import TrainGroup
 
 GRACE_S = 5.0  # after a first failure: time for the other ranks to report theirs, so that the root cause is found
@@ -82,6 +82,13 @@ class LearnerRank:
         self._worker.export(folder)
 
 
+def training_resources() -> dict[str, Any]:
+    """Ray options of a process that trains: a GPU where the cluster has any, else memory settings for CPU."""
+    if ray.cluster_resources().get("GPU", 0):
+        return {"num_cpus": 1, "num_gpus": 1}
+    return {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_MEMORY}}
+
+
 class LearnerGroup:
     """All ranks as one. Create it, `start`, use it, `close`."""
 
@@ -96,8 +103,7 @@ class LearnerGroup:
     def start(self) -> None:
         """Create the actors, let them meet at rank 0's address, load the model in each."""
         count = self.config.learner.ranks
-        gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-        actor: Any = ray.remote(num_cpus=1, num_gpus=gpus, max_restarts=0)(LearnerRank)
+        actor: Any = ray.remote(**training_resources(), max_restarts=0)(LearnerRank)
         self._nodes = ["unknown"] * count
         self._ranks = [actor.remote() for _ in range(count)]
         places = self._call("placement", [rank.where.remote() for rank in self._ranks])

@@ -244,9 +244,12 @@ def check_complete(buckets: Sequence[WeightBucket], model_path: Path) -> None:
 def _load_engine(config: RunConfig, model_path: Path, gpu: bool) -> Any:
     from vllm import LLM
 
+    from rl import cpu_sampler
     from rl.vllm_extension import SyncExtension, install_single_adapter_kernels
 
     options = engine_options(config, model_path, gpu)
+    if not gpu:
+        cpu_sampler.install()
     if not gpu and config.model.lora.rank:
         install_single_adapter_kernels()
     options["worker_extension_cls"] = f"{SyncExtension.__module__}.{SyncExtension.__qualname__}"
@@ -276,6 +279,8 @@ def engine_options(config: RunConfig, model_path: Path, gpu: bool) -> dict[str, 
     }
     if lora.rank:
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _allowed_rank(lora.rank)}
+        # else vLLM also multiplies the output layer by an adapter of zeros
+        options["lora_target_modules"] = list(lora.target_modules)
     if gpu:
         return options | {"gpu_memory_utilization": rollout.gpu_memory_utilization}
     # A prompt prefilled in pieces makes vLLM rewind the request's generator, which CPU generators cannot do.

@@ -19,6 +19,7 @@ from rich.table import Table
 from rl.checkpoint import write_atomically
 from rl.config import ConfigError
 
+SECONDS_BETWEEN_LINES = 15.0  # of progress within a phase, where the output is not a terminal
 TRACKERS = ("tensorboard", "wandb")
 
 Progress = Callable[[int, int], None]
@@ -124,7 +125,7 @@ class RunLog:
     def phase(self, name: str, timings: dict[str, float], step: int | None = None) -> Iterator[Progress]:
         """Time a phase into `timings` (seconds) and show it while it lasts; train.log gets its beginning.
 
-        Yields a function that takes (done, all) and shows them on a terminal.
+        Yields a function that takes (done, all): a terminal shows them at once, a log file gets a line now and then.
         """
         of_step = "" if step is None else f"step {step} "
         self._file.write(f"{time.strftime('%H:%M:%S')} {of_step}phase {name}\n")
@@ -133,8 +134,19 @@ class RunLog:
             with self.console.status(f"{of_step}{name} ...") as status:
                 yield lambda done, count: status.update(f"{of_step}{name} {done}/{count}")
         else:
-            yield lambda done, count: None
+            yield self._lines_now_and_then(f"{of_step}{name}")
         timings[name] = timings.get(name, 0.0) + time.perf_counter() - start
+
+    def _lines_now_and_then(self, name: str) -> Progress:
+        latest = time.monotonic()
+
+        def report(done: int, count: int) -> None:
+            nonlocal latest
+            if time.monotonic() - latest >= SECONDS_BETWEEN_LINES:
+                latest = time.monotonic()
+                self.say(f"{name} {done}/{count}")
+
+        return report
 
     def close(self) -> None:
         for tracker in self._trackers:

@@ -1,19 +1,19 @@
 """A short language-model fine-tuning before RL, so that the first rollouts are worth comparing.
 
-Plain next-token loss on supporter tokens, full fine-tuning, AdamW with float32 master weights, linear decay to 0. It
-leaves out what multi-task SFT will bring: heads, mixtures, adapters, sharding. One process, deterministic for a seed.
+Plain next-token loss on supporter tokens, AdamW with float32 master weights, linear decay to 0. Under `model.lora` an
+adapter is trained and then merged; RL starts a new one on top. It leaves out what multi-task SFT will bring: heads,
+mixtures, sharding. One process, deterministic for a seed.
 """
 
 from __future__ import annotations
 
 import os
 import random
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from rl.config import LoraConfig, ModelConfig, RunConfig
+from rl.config import RunConfig
 
 if TYPE_CHECKING:
     import torch
@@ -26,26 +26,47 @@ Example = tuple[Sequence[int], Sequence[int]]
 """Token ids (T,), and as many 0 or 1: whether the token is to be learnt."""
 
 
-def warm_start(config: RunConfig, model_path: Path, examples: Sequence[Example], folder: Path) -> Path:
-    """Fine-tune for `warm_start.epochs` in one Ray actor and write a Hugging Face folder; returns `folder`.
+def warm_start(
+    config: RunConfig,
+    model_path: Path,
+    examples: Sequence[Example],
+    folder: Path,
+    on_progress: Callable[[int, int], None] = lambda done, count: None,
+) -> list[float]:
+    """Fine-tune for `warm_start.epochs` in one Ray process and write a Hugging Face folder.
+
+    Returns:
+        The loss of every update, nats per token, before that update.
 
     Raises:
-        LearnerError: the actor failed, or took longer than `learner.timeout_s`.
+        LearnerError: the process failed, or one update took longer than `learner.timeout_s`.
         ValueError: no example has a token to learn, or lengths differ.
     """
     import ray
     from ray.exceptions import RayError
 
-    from rl.learner import LearnerError, describe_failure
+    from rl.learner import LearnerError, describe_failure, training_resources
 
     check_examples(examples)
-    gpus = 1 if ray.cluster_resources().get("GPU", 0) else 0
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=0)(fine_tune)
-    ref = task.remote(config, Path(model_path), list(examples), Path(folder).resolve())
+    # max_calls: the process, and the gigabytes that it holds, goes when the work is done
+    options: dict[str, Any] = {**training_resources(), "max_retries": 0, "max_calls": 1, "num_returns": "streaming"}
+    steps: Any = ray.remote(**options)(fine_tune).remote(
+        config, Path(model_path), list(examples), Path(folder).resolve()
+    )
+    losses: list[float] = []
     try:
-        return ray.get(ref, timeout=config.learner.timeout_s)
+        while True:
+            ready, _ = ray.wait([steps], timeout=config.learner.timeout_s)
+            if not ready:
+                raise TimeoutError(f"no update in learner.timeout_s={config.learner.timeout_s:g} s")
+            try:
+                loss, count = ray.get(next(steps))
+            except StopIteration:
+                return losses
+            losses.append(loss)
+            on_progress(len(losses), count)
     except (RayError, TimeoutError) as error:
-        ray.cancel(ref, force=True)
+        ray.cancel(steps, force=True)
         raise LearnerError(0, "any", "warm start", describe_failure(error)) from error
 
 
@@ -57,11 +78,17 @@ def check_examples(examples: Sequence[Example]) -> None:
         raise ValueError("warm start: no example has a supporter token to learn from; set warm_start.epochs=0")
 
 
-def fine_tune(config: RunConfig, model_path: Path, examples: Sequence[Example], folder: Path) -> Path:
-    """The work itself, in this process. Batches hold `warm_start.batch_conversations` examples of similar length."""
+def fine_tune(
+    config: RunConfig, model_path: Path, examples: Sequence[Example], folder: Path
+) -> Iterator[tuple[float, int]]:
+    """The work itself, in this process; yields after every update its loss and the number of all updates.
+
+    Batches hold `warm_start.batch_conversations` examples of similar length. The folder is there when all are consumed.
+    """
     import torch
 
-    from rl.engines.export import save_model
+    from rl.engines.base import weight_name
+    from rl.engines.export import export
     from rl.engines.model import compute_dtype, load_policy
     from rl.engines.worker import be_quiet, seed_everything
 
@@ -70,24 +97,18 @@ def fine_tune(config: RunConfig, model_path: Path, examples: Sequence[Example], 
     seed_everything(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     compute = compute_dtype(config.model.dtype, device)
-    policy = load_policy(model_path, _without_adapter(config.model), store=torch.float32, compute=compute).to(device)
+    policy = load_policy(model_path, config.model, store=torch.float32, compute=compute).to(device)
     policy.train()
     settings = config.warm_start
-    optimizer = torch.optim.AdamW(policy.parameters(), lr=settings.lr, weight_decay=0.0, fused=True)
+    trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=0.0, fused=True)
     schedule = list(_batches(examples, settings.batch_conversations, settings.epochs, config.seed))
-    for step, batch in enumerate(schedule):
-        optimizer.param_groups[0]["lr"] = settings.lr * (1 - step / len(schedule))
-        loss = _step(policy, optimizer, batch, compute)
-        if step % 10 == 0 or step == len(schedule) - 1:
-            print(f"warm start {step + 1}/{len(schedule)}: loss {loss:.3f}", flush=True)
-    weights = {name.removeprefix("lm."): value.detach().cpu() for name, value in policy.named_parameters()}
-    save_model(folder, {name: value.to(compute) for name, value in weights.items()}, model_path)
-    return folder
-
-
-def _without_adapter(model: ModelConfig) -> ModelConfig:
-    """The adapter belongs to RL, which starts from the weights made here."""
-    return replace(model, lora=LoraConfig(rank=0))
+    for done, batch in enumerate(schedule):
+        optimizer.param_groups[0]["lr"] = settings.lr * (1 - done / len(schedule))
+        yield _step(policy, optimizer, batch, compute), len(schedule)
+    lora = config.model.lora.rank > 0
+    weights = {weight_name(name, lora=lora): value.detach().to(compute).cpu() for name, value in trained.items()}
+    export(folder, weights, model_path, config.model)
 
 
 def _batches(examples: Sequence[Example], size: int, epochs: int, seed: int) -> Iterator[list[Example]]:
@@ -120,7 +141,7 @@ def _step(
         head, chosen = policy.bare.get_output_embeddings(), states[rows, columns].to(compute)
         loss = -head(chosen, tokens[rows, columns + 1], Scoring())[0].mean()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
+    torch.nn.utils.clip_grad_norm_((p for p in policy.parameters() if p.requires_grad), MAX_GRAD_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())

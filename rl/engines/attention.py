@@ -86,13 +86,14 @@ def shared_prompt_attention(
         is_causal=True,
         **options,
     )
+    groups = heads // key.shape[1]
     replies = scaled_dot_product_attention(
-        _replies(query, spans),
-        _per_query_head(module, torch.cat([_prompts(prompt_key, spans), _replies(key, spans)], dim=2)),
-        _per_query_head(module, torch.cat([_prompts(prompt_value, spans), _replies(value, spans)], dim=2)),
-        attn_mask=spans.mask,
+        _stack_heads(_replies(query, spans), groups),
+        torch.cat([_prompts(prompt_key, spans), _replies(key, spans)], dim=2),
+        torch.cat([_prompts(prompt_value, spans), _replies(value, spans)], dim=2),
+        attn_mask=spans.mask.repeat(1, 1, groups, 1),
         **options,
-    )
+    ).view(len(spans.rows), heads, -1, size)
     # Cells after a shorter prompt were computed as if they were prompt; every one of them is a reply's or padding.
     base = pad(prompts.transpose(1, 2), (0, 0, 0, 0, 0, width - spans.prompt)).reshape(rows * width, heads * size)
     reply_cells = replies.transpose(1, 2).reshape(-1, heads * size).index_select(0, spans.filled)
@@ -137,6 +138,13 @@ class _RepeatRows(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, None]:
         return torch.stack([part.sum(0) for part in grads[0].split(ctx.sizes)]), None
+
+
+def _stack_heads(states: torch.Tensor, groups: int) -> torch.Tensor:
+    """(R, heads, T, D) -> (R, key heads, groups * T, D): query heads of one key head ask one after the other, so that
+    the long keys and values need not be copied for each of them."""
+    replies, heads, tokens, size = states.shape
+    return states.reshape(replies, heads // groups, groups * tokens, size)
 
 
 def _per_query_head(module: nn.Module, states: torch.Tensor) -> torch.Tensor:

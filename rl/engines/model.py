@@ -152,17 +152,20 @@ def _unsupported(lm: PreTrainedModel) -> str:
 
 
 def compute_dtype(choice: Dtype, device: torch.device) -> torch.dtype:
-    """What `model.dtype` means here: `auto` is bfloat16 where the hardware multiplies it natively."""
+    """What `model.dtype` means here: `auto` is bfloat16 where the hardware multiplies it faster."""
     if choice is Dtype.auto:
-        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_has_bfloat16()
+        native = torch.cuda.is_bf16_supported() if device.type == "cuda" else cpu_multiplies_bfloat16()
         return torch.bfloat16 if native else torch.float32
     return torch.bfloat16 if choice is Dtype.bfloat16 else torch.float32
 
 
-def cpu_has_bfloat16() -> bool:
-    """Whether this processor has bfloat16 products (AVX-512 BF16, AMX, Arm's BF16). Without them they are emulated."""
+def cpu_multiplies_bfloat16() -> bool:
+    """Whether this processor has tile products of bfloat16 (AMX), or Arm's.
+
+    AVX-512 BF16 alone does not count: oneDNN's products are slower with it than in float32 (benchmarks/dtypes.py).
+    """
     info = Path("/proc/cpuinfo")
     if not info.is_file():
         return False
     flags = info.read_text(encoding="utf-8", errors="replace").split()
-    return any(flag in flags for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+    return any(flag in flags for flag in ("amx_bf16", "bf16"))
