@@ -118,9 +118,11 @@ def _shard(policy: PolicyModel, mesh: DeviceMesh, compute: torch.dtype) -> None:
     mixed = MixedPrecisionPolicy(param_dtype=compute, reduce_dtype=torch.float32)
     # With one rank there is nothing to give back after the forward pass; gathering again would only copy.
     reshard = mesh.size() > 1
+    # Nor are frozen weights, which are in the compute dtype already, to be kept a second time as gathered copies.
+    whole = set() if reshard else {parameter for parameter in policy.parameters() if not parameter.requires_grad}
     for layer in policy.decoder_layers:
-        fully_shard(layer, mesh=mesh, mp_policy=mixed, reshard_after_forward=reshard)
-    fully_shard(policy, mesh=mesh, mp_policy=mixed, reshard_after_forward=reshard)
+        fully_shard(layer, mesh=mesh, mp_policy=mixed, reshard_after_forward=reshard, ignored_params=whole)
+    fully_shard(policy, mesh=mesh, mp_policy=mixed, reshard_after_forward=reshard, ignored_params=whole)
 
 
 def _full(tensor: torch.Tensor | nn.Parameter) -> torch.Tensor:
