@@ -178,15 +178,16 @@ class WorkerHandle:
     def kill(self) -> None:
         """End the process, a stopped one too; never raises for one that is gone already."""
         if self._actor is not None:
+            answers = self.answers()  # asked before: once told to kill it, Ray calls a stopped process dead as well
             ray.kill(self._actor)
-            if self.place.pid and not self.gone():
+            if self.place.pid and not answers:
                 _signal_kill(self.place)
         self._actor, self._placing, self._starting, self._stream = None, None, [], None
         self.place = replace(self.place, pid=0)
         self.in_flight = {}
 
-    def gone(self) -> bool:
-        """Whether the actor is known to be dead: a call on it fails at once instead of waiting."""
+    def answers(self) -> bool:
+        """Whether a call on the actor comes back at once, because it is free or because it is known to be dead."""
         assert self._actor is not None
         probe = self._actor.where.remote()
         done, _ = ray.wait([probe], timeout=1.0)
