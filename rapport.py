@@ -67,11 +67,9 @@ class LazyCommand(TyperCommand):
 class LazyGroup(TyperGroup):
     """The commands of `COMMANDS`, in that order."""
 
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        return LazyCommand(cmd_name, COMMANDS[cmd_name]) if cmd_name in COMMANDS else None
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.commands = {name: LazyCommand(name, entry) for name, entry in COMMANDS.items()}
 
 
 app = typer.Typer(

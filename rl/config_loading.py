@@ -16,6 +16,11 @@ from omegaconf.errors import OmegaConfBaseException
 from rl.config import ConfigError, RunConfig
 
 PRESETS = Path(__file__).resolve().parent.parent / "configs"
+_EXPECTED = {
+    "could not be converted to Integer": "expected a whole number",
+    "could not be converted to Float": "expected a number",
+    "is not a ListConfig, list or tuple.": "expected a list, such as [a,b]",
+}
 
 
 def preset_names() -> list[str]:
@@ -37,11 +42,11 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     _unlock(schema)
     layers = [*_preset_layers(preset), *map(_override_layer, overrides)]
     for where, layer in layers:
-        _refuse_unknown_keys(layer, schema, where)
+        _refuse_wrong_keys(layer, schema, where)
         try:
             schema = cast(DictConfig, OmegaConf.merge(schema, layer))
         except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}: {_first_line(error)}") from error
+            raise ConfigError(f"{where}: {_in_plain_words(error)}") from error
     config = cast(RunConfig, _freeze_lists(OmegaConf.to_object(schema)))
     problems = list(find_problems(config))
     if problems:
@@ -164,15 +169,17 @@ def _override_layer(override: str) -> tuple[str, DictConfig]:
     return f"override {override}", OmegaConf.from_dotlist([override])
 
 
-def _refuse_unknown_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
+def _refuse_wrong_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
     known = [str(key) for key in schema]
     for key in map(str, layer):
         if key not in schema:
             hint = _suggestion(key, known)
             raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {', '.join(known)}")
-        value = layer._get_node(key)
-        if isinstance(value, DictConfig) and isinstance(schema[key], DictConfig):
-            _refuse_unknown_keys(value, schema[key], where, f"{prefix}{key}.")
+        value, expected = layer._get_node(key), schema[key]
+        if isinstance(expected, DictConfig):
+            if not isinstance(value, DictConfig):
+                raise ConfigError(f"{where}: {prefix}{key} is a group of keys: {', '.join(map(str, expected))}")
+            _refuse_wrong_keys(value, expected, where, f"{prefix}{key}.")
 
 
 def _suggestion(word: str, known: Sequence[str]) -> str:
@@ -180,8 +187,10 @@ def _suggestion(word: str, known: Sequence[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _first_line(error: OmegaConfBaseException) -> str:
+def _in_plain_words(error: OmegaConfBaseException) -> str:
+    """One line that says what was expected; OmegaConf speaks of its own classes."""
     text = str(error.msg or error).splitlines()[0]
+    text = next((plain for end, plain in _EXPECTED.items() if text.endswith(end)), text)
     return f"{error.full_key}: {text}" if error.full_key else text
 
 

@@ -1,8 +1,8 @@
 """Seeded sampling on CPU with one random number per token instead of one per word of the vocabulary.
 
 vLLM draws a token as argmax p / q with q exponential noise over the whole vocabulary, twice for a request that has a
-seed: 49,152 logarithms per token of SmolLM2, more time than the model itself takes. Drawing from the inverse of the
-cumulative distribution needs a single uniform number and gives the same distribution.
+seed: 49,152 logarithms per token of SmolLM2, about as much time as all its matrix products. Drawing from the inverse of
+the cumulative distribution needs a single uniform number and gives the same distribution.
 """
 
 from __future__ import annotations

@@ -27,9 +27,17 @@ from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
 from rl.config import RunConfig
-from rl.engines.place import KEEP_MEMORY, Place
+from rl.engines.place import Place
 from rl.types import TrainGroup
 
+# For a process that trains on CPU, read once when it starts. A step frees gigabytes and asks for them again; glibc
+# gave them back to the kernel in between, and page faults were about a quarter of the processor time.
+KEEP_MEMORY = {
+    "MALLOC_MMAP_MAX_": "0",  # large blocks come from the heap as well
+    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),  # and stay in it
+    "MALLOC_TOP_PAD_": str(256 * 2**20),
+    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch asks for huge pages
+}
 GRACE_S = 5.0  # after a first failure: time for the other ranks to report theirs, so that the root cause is found
 
 

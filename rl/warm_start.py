@@ -141,7 +141,7 @@ def _step(
         head, chosen = policy.bare.get_output_embeddings(), states[rows, columns].to(compute)
         loss = -head(chosen, tokens[rows, columns + 1], Scoring())[0].mean()
     loss.backward()
-    torch.nn.utils.clip_grad_norm_((p for p in policy.parameters() if p.requires_grad), MAX_GRAD_NORM)
+    torch.nn.utils.clip_grad_norm_(policy.parameters(), MAX_GRAD_NORM)
     optimizer.step()
     optimizer.zero_grad(set_to_none=True)
     return float(loss.detach())

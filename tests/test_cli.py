@@ -72,8 +72,8 @@ def test_version() -> None:
     assert done.stdout.startswith("rapport 0.")
 
 
-def test_unknown_command_names_it() -> None:
-    assert_one_clear_error(rapport("trian"), "trian")
+def test_unknown_command_names_it_and_the_one_meant() -> None:
+    assert_one_clear_error(rapport("trian"), "trian", "'train'")
 
 
 def test_unknown_preset_lists_the_known_ones() -> None:

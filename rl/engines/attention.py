@@ -30,7 +30,8 @@ class Spans:
         rows: (R,) the row of every reply, ascending; `row_sizes`: how many replies each of the B rows has.
         cells: (R * T,) cells of the reply tokens in the flattened (B * N), padding included.
         filled: indices of the real ones among those R * T, and `targets` the cells they stand for.
-        mask: (R, 1, T, prompt + T) additive.
+        groups: query heads per key head; a reply's query heads of one key head ask one after the other.
+        mask: (R, 1, groups * T, prompt + T) additive.
     """
 
     prompt: int
@@ -39,10 +40,11 @@ class Spans:
     cells: torch.Tensor
     filled: torch.Tensor
     targets: torch.Tensor
+    groups: int
     mask: torch.Tensor
 
     @classmethod
-    def of(cls, batch: MicroBatch, dtype: torch.dtype) -> Spans:
+    def of(cls, batch: MicroBatch, dtype: torch.dtype, groups: int) -> Spans:
         replies, tokens = batch.cells.shape
         prompt = batch.longest_prompt
         device = batch.cells.device
@@ -53,9 +55,10 @@ class Spans:
         )
         # Padding comes after the real tokens of a reply, so the causal triangle hides it from them.
         mask = torch.zeros(seen.shape, dtype=dtype, device=device).masked_fill_(~seen, torch.finfo(dtype).min)
+        mask = mask[:, None].repeat(1, 1, groups, 1)
         cells = batch.cells.flatten()
         filled = batch.real.flatten().nonzero()[:, 0]
-        return cls(prompt, batch.rows, batch.row_sizes, cells, filled, cells[filled], mask[:, None])
+        return cls(prompt, batch.rows, batch.row_sizes, cells, filled, cells[filled], groups, mask)
 
 
 def shared_prompt_attention(
@@ -86,12 +89,11 @@ def shared_prompt_attention(
         is_causal=True,
         **options,
     )
-    groups = heads // key.shape[1]
     replies = scaled_dot_product_attention(
-        _stack_heads(_replies(query, spans), groups),
+        _stack_heads(_replies(query, spans), spans.groups),
         torch.cat([_prompts(prompt_key, spans), _replies(key, spans)], dim=2),
         torch.cat([_prompts(prompt_value, spans), _replies(value, spans)], dim=2),
-        attn_mask=spans.mask.repeat(1, 1, groups, 1),
+        attn_mask=spans.mask,
         **options,
     ).view(len(spans.rows), heads, -1, size)
     # Cells after a shorter prompt were computed as if they were prompt; every one of them is a reply's or padding.

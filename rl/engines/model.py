@@ -70,7 +70,7 @@ class PolicyModel(nn.Module):
         states = bare.get_decoder()(
             input_ids=batch.input_ids,
             position_ids=batch.position_ids,
-            spans=Spans.of(batch, self.compute),
+            spans=Spans.of(batch, self.compute, getattr(self.decoder_layers[0].self_attn, "num_key_value_groups", 1)),
             use_cache=False,
         ).last_hidden_state
         where = batch.real.nonzero(as_tuple=True)

@@ -11,6 +11,7 @@ from learner_cases import load_plain
 
 from cluster.session import ray_session
 from rl.config import Dtype, LoraConfig, ModelConfig, RunConfig, WarmStartConfig
+from rl.learner import LearnerError
 from rl.warm_start import Example, check_examples, fine_tune, warm_start
 
 CONFIG = RunConfig(
@@ -63,6 +64,12 @@ def test_progress_comes_update_by_update(tiny_model: Path, tmp_path: Path) -> No
         )
     assert seen == [(n, 8) for n in range(1, 9)] and len(losses) == 8
     assert (tmp_path / "warm" / "model.safetensors").is_file()
+
+
+def test_a_failure_says_what_failed(tiny_model: Path, tmp_path: Path) -> None:
+    with ray_session(parallel_actors=1), pytest.raises(LearnerError, match=r"during warm start: .*no-such-model"):
+        warm_start(CONFIG, tmp_path / "no-such-model", conversations(), tmp_path / "warm")
+    assert not (tmp_path / "warm").exists()
 
 
 @pytest.mark.parametrize(

@@ -39,14 +39,16 @@ def test_overrides_win_over_the_preset():
 MISTAKES = {
     "learner.enigne=zero2": r"unknown key learner\.enigne \(did you mean engine\?\)",
     "learner.engine=zero9": r"learner\.engine.*zero9.*fsdp2, zero1, zero2, zero3",
-    "learner.lr=fast": r"learner\.lr.*fast",
+    "learner.lr=fast": r"learner\.lr=fast: .*expected a number",
+    "steps=1.5": r"steps=1\.5: .*expected a whole number",
+    "trackers=wandb": r"trackers: expected a list, such as \[a,b\]",
     "learner.lr=-1": r"learner\.lr=-1.0: must be above 0",
     "rollout.n=1": r"rollout\.n=1: a group needs at least 2",
     "reward.min_group=9": r"reward\.min_group=9",
     "rollout.top_p=0.9": r"rollout\.top_p=0\.9.*set top_p=1\.0",
     "learner.minibatches=9": r"learner\.minibatches=9",
     "data.holdout_fraction=2": r"data\.holdout_fraction=2\.0",
-    "model=3": r"model",
+    "model.lora=3": r"model\.lora is a group of keys: rank, alpha, dropout, target_modules",
     "lr": r"expected key=value",
     "name=a/b": r"name='a/b'",
 }

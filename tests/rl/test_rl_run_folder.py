@@ -111,3 +111,17 @@ def test_metrics_are_plain_json_lines(tmp_path):
     log.metrics(1, {"loss": 0.1})
     log.close()
     assert json.loads((tmp_path / "metrics.jsonl").read_text()) == {"step": 1, "loss": 0.1}
+
+
+def test_long_phases_give_a_log_file_a_line_now_and_then(tmp_path, monkeypatch):
+    clock = iter([0.0, 5.0, 16.0, 16.0, 20.0, 40.0, 40.0])
+    monkeypatch.setattr("rl.tracking.time.monotonic", lambda: next(clock))
+    log = RunLog(tmp_path, ())
+    timings: dict[str, float] = {}
+    with log.phase("generate", timings, step=3) as report:
+        for done in (1, 2, 3, 4):
+            report(done, 4)
+    log.close()
+    said = [line.split(" ", 1)[1] for line in (tmp_path / "train.log").read_text().splitlines()]
+    assert said == ["step 3 phase generate", "step 3 generate 2/4", "step 3 generate 4/4"]
+    assert timings["generate"] >= 0
