@@ -114,6 +114,7 @@ class RolloutConfig:
     tensor_parallel_size: int = 1
     kv_cache_gib: float = 0.5  # on CPU; on GPU `gpu_memory_utilization` decides
     gpu_memory_utilization: float = 0.4
+    gpu_share: float = 1.0  # of its GPU, as Ray counts: below 1 a worker leaves room for a learner rank on the same one
     timeout_s: float = 600.0
     retries: int = 2  # further attempts for a prompt whose worker died or hung
 
@@ -149,6 +150,7 @@ class LearnerConfig:
 
     engine: EngineName = EngineName.fsdp2
     ranks: int = 1
+    gpu_share: float = 1.0  # as in rollout
     lr: float = 1e-6
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = 0.0

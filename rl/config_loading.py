@@ -119,6 +119,8 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
             0.05,
             0.98,
         ),
+        "rollout.gpu_share": (config.rollout.gpu_share, 0.05, 1.0),
+        "learner.gpu_share": (config.learner.gpu_share, 0.05, 1.0),
     }
     for key, (value, low, high) in shares.items():
         if not low <= value <= high:
@@ -135,6 +137,13 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
             f"rollout.top_p={config.rollout.top_p} with learner.loss.correction.rollout_is="
             f"{config.learner.loss.correction.rollout_is}: the learner scores tokens under the full distribution, so "
             "importance weights would be wrong; set top_p=1.0 or rollout_is=none"
+        )
+    if config.rollout.gpu_share < 1 and config.rollout.tensor_parallel_size > 1:
+        yield f"rollout.gpu_share={config.rollout.gpu_share}: a worker of several GPUs needs them whole"
+    if config.learner.gpu_share <= 0.5 and config.learner.ranks > 1:
+        yield (
+            f"learner.gpu_share={config.learner.gpu_share}: two ranks would land on one GPU, which NCCL refuses; "
+            "set it above 0.5, or learner.ranks=1"
         )
     if config.learner.minibatches > config.prompts_per_step:
         yield (

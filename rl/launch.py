@@ -149,10 +149,13 @@ def run(prepared: Prepared) -> None:
         RolloutError, LearnerError, ScoringError, TrainingError, PromptError: the run stopped; started again it goes on
         from its last checkpoint.
     """
+    import ray
+
     from rl.reward_client import start_scorer
     from rl.trainer import Trainer
 
     config = prepared.config
+    check_gpus(config, ray.cluster_resources().get("GPU", 0.0))
     folder = RunFolder(config)
     folder.prepare()
     with ExitStack() as on_exit:
@@ -226,6 +229,27 @@ def _warm_started(
             losses = warm_start(config, prepared.model_path, examples, target.resolve(), progress)
         log.say(f"warm start: loss {losses[0]:.2f} -> {losses[-1]:.2f} nats per token in {len(losses)} updates")
     return target.resolve()
+
+
+def check_gpus(config: RunConfig, gpus: float) -> None:
+    """Refuse what would wait for ever.
+
+    Args:
+        gpus: those of the cluster; 0 means that all runs on CPU.
+
+    Raises:
+        ConfigError: there are GPUs, but fewer than the workers and ranks ask for.
+    """
+    from rl.rollout_handle import worker_gpus
+
+    rollout = config.rollout.workers * worker_gpus(config.rollout)
+    learner = config.learner.ranks * config.learner.gpu_share
+    if gpus and rollout + learner > gpus:
+        raise ConfigError(
+            f"rollout.workers={config.rollout.workers} take {rollout:g} GPUs and learner.ranks={config.learner.ranks} "
+            f"{learner:g}, but the cluster has {gpus:g}: lower them, or let a worker and a rank share one with "
+            "rollout.gpu_share=0.4 learner.gpu_share=0.6"
+        )
 
 
 def _start_workers(config: RunConfig, model_path: Path, scorer: BlockingScorer, on_exit: ExitStack) -> Workers:

@@ -90,10 +90,10 @@ class LearnerRank:
         self._worker.export(folder)
 
 
-def training_resources() -> dict[str, Any]:
+def training_resources(gpu_share: float) -> dict[str, Any]:
     """Ray options of a process that trains: a GPU where the cluster has any, else memory settings for CPU."""
     if ray.cluster_resources().get("GPU", 0):
-        return {"num_cpus": 1, "num_gpus": 1}
+        return {"num_cpus": 1, "num_gpus": gpu_share}
     return {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_MEMORY}}
 
 
@@ -111,7 +111,7 @@ class LearnerGroup:
     def start(self) -> None:
         """Create the actors, let them meet at rank 0's address, load the model in each."""
         count = self.config.learner.ranks
-        actor: Any = ray.remote(**training_resources(), max_restarts=0)(LearnerRank)
+        actor: Any = ray.remote(**training_resources(self.config.learner.gpu_share), max_restarts=0)(LearnerRank)
         self._nodes = ["unknown"] * count
         self._ranks = [actor.remote() for _ in range(count)]
         places = self._call("placement", [rank.where.remote() for rank in self._ranks])

@@ -14,7 +14,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl.config import RunConfig
+from rl.config import RolloutConfig, RunConfig
 from rl.rollout_worker import Answer, Ask, EngineError, RolloutWorker, Sampling
 
 if TYPE_CHECKING:
@@ -56,6 +56,11 @@ class Place:
     pid: int
 
 
+def worker_gpus(rollout: RolloutConfig) -> float:
+    """GPUs that one worker asks Ray for."""
+    return rollout.tensor_parallel_size * rollout.gpu_share
+
+
 @dataclass
 class WorkerHandle:
     """One worker slot. The actor in it may be replaced; `starts` counts those that failed before they were ready."""
@@ -94,10 +99,9 @@ class WorkerHandle:
 
     def create(self) -> None:
         """Ask Ray for the process. Nothing is loaded before `begin_setup`."""
-        tensor_parallel = self.config.rollout.tensor_parallel_size
         options: dict[str, Any] = {"num_cpus": 1, "max_restarts": 0, "scheduling_strategy": "SPREAD"}
         if self.gpu:
-            options["num_gpus"] = tensor_parallel
+            options["num_gpus"] = worker_gpus(self.config.rollout)
         else:
             options["runtime_env"] = {"env_vars": CPU_ENVIRONMENT}
         self._actor = ray.remote(**options)(RolloutWorker).remote()

@@ -49,7 +49,8 @@ def warm_start(
 
     check_examples(examples)
     # max_calls: the process, and the gigabytes that it holds, goes when the work is done
-    options: dict[str, Any] = {**training_resources(), "max_retries": 0, "max_calls": 1, "num_returns": "streaming"}
+    place = training_resources(config.learner.gpu_share)
+    options: dict[str, Any] = {**place, "max_retries": 0, "max_calls": 1, "num_returns": "streaming"}
     steps: Any = ray.remote(**options)(fine_tune).remote(
         config, Path(model_path), list(examples), Path(folder).resolve()
     )

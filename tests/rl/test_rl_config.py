@@ -6,6 +6,7 @@ import pytest
 
 from rl.config import ConfigError, EngineName, LossConfig
 from rl.config_loading import load_config, preset_names, to_yaml
+from rl.launch import check_gpus
 
 PAPER = {"q-dkl": (1.0, 0.0), "q-h": (0.0, 1.0), "q-dkl-h": (0.5, 0.5)}
 
@@ -48,6 +49,7 @@ MISTAKES = {
     "rollout.top_p=0.9": r"rollout\.top_p=0\.9.*set top_p=1\.0",
     "learner.minibatches=9": r"learner\.minibatches=9",
     "data.holdout_fraction=2": r"data\.holdout_fraction=2\.0",
+    "rollout.gpu_share=0": r"rollout\.gpu_share=0\.0: must lie between",
     "model.lora=3": r"model\.lora is a group of keys: rank, alpha, dropout, target_modules",
     "lr": r"expected key=value",
     "name=a/b": r"name='a/b'",
@@ -74,3 +76,19 @@ def test_broken_yaml_names_its_file(tmp_path):
 def test_the_configuration_can_be_hashed():
     assert hash(load_config("tiny")) == hash(load_config("tiny"))
     assert LossConfig() == LossConfig()
+
+
+def test_more_gpus_than_the_cluster_has_are_refused_and_sharing_is_offered():
+    config = load_config("tiny")
+    check_gpus(config, gpus=0)
+    check_gpus(config, gpus=2)
+    with pytest.raises(ConfigError, match=r"but the cluster has 1: .*gpu_share=0\.4"):
+        check_gpus(config, gpus=1)
+    check_gpus(load_config("tiny", ["rollout.gpu_share=0.4", "learner.gpu_share=0.6"]), gpus=1)
+
+
+def test_ranks_never_share_a_gpu_nor_do_parts_of_a_model():
+    with pytest.raises(ConfigError, match=r"learner\.gpu_share=0\.5: two ranks"):
+        load_config("tiny", ["learner.ranks=2", "learner.gpu_share=0.5"])
+    with pytest.raises(ConfigError, match=r"rollout\.gpu_share=0\.5: .*whole"):
+        load_config("tiny", ["rollout.tensor_parallel_size=2", "rollout.gpu_share=0.5"])
