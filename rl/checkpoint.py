@@ -137,7 +137,11 @@ _FREE_KEYS = (
 def _changed_keys(old_text: str, new_text: str) -> list[str]:
     from omegaconf import OmegaConf
 
-    old, new = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (old_text, new_text))
+    # A key that did not exist when the run began had its present default then.
+    default, old, new = (
+        _flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (to_yaml(RunConfig()), old_text, new_text)
+    )
+    old = default | old
     free = (
         *_FREE_KEYS,
         "servers.",

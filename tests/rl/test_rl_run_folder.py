@@ -55,6 +55,16 @@ def test_another_configuration_does_not_go_on_in_the_same_folder(config):
         RunFolder(changed).prepare()
 
 
+def test_a_run_of_an_older_version_without_a_newer_key_goes_on(config, tmp_path):
+    folder = RunFolder(config)
+    folder.prepare()
+    saved = folder.path / "config.yaml"
+    saved.write_text("".join(line for line in saved.read_text().splitlines(True) if "gpu_share" not in line))
+    RunFolder(config).check()
+    with pytest.raises(ConfigError, match=r"gpu_share: 1\.0 -> 0\.5"):
+        RunFolder(replace(config, rollout=replace(config.rollout, gpu_share=0.5))).check()
+
+
 def test_more_steps_and_other_time_outs_may_go_on(config):
     RunFolder(config).prepare()
     RunFolder(replace(config, steps=99, learner=replace(config.learner, timeout_s=5.0))).prepare()
