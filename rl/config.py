@@ -97,6 +97,7 @@ class WarmStartConfig:
     """Language-model fine-tuning on the training conversations before RL; 0 epochs means none."""
 
     epochs: int = 0
+    max_updates: int = 0  # of the optimizer, where the epochs have more; 0 means no limit
     lr: float = 1e-4
     batch_conversations: int = 8
 

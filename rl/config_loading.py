@@ -104,6 +104,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "learner.warmup_steps": config.learner.warmup_steps,
         "model.lora.rank": config.model.lora.rank,
         "warm_start.epochs": config.warm_start.epochs,
+        "warm_start.max_updates": config.warm_start.max_updates,
         "reward.leak_penalty": config.reward.leak_penalty,
         "rollout.retries": config.rollout.retries,
         "servers.retries": config.servers.retries,

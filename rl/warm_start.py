@@ -104,6 +104,7 @@ def fine_tune(
     trained = {name: value for name, value in policy.named_parameters() if value.requires_grad}
     optimizer = torch.optim.AdamW(trained.values(), lr=settings.lr, weight_decay=0.0, fused=True)
     schedule = list(_batches(examples, settings.batch_conversations, settings.epochs, config.seed))
+    schedule = schedule[: settings.max_updates or None]
     for done, batch in enumerate(schedule):
         optimizer.param_groups[0]["lr"] = settings.lr * (1 - done / len(schedule))
         yield _step(policy, optimizer, batch, compute), len(schedule)

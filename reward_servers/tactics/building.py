@@ -34,29 +34,17 @@ State = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True, slots=True)
-class MachineRound:
-    """One pass of stage 1: all listener replies, a random draw of system replies, perhaps the weak labels."""
-
-    system_replies: int
-    stage: StageConfig
-    draw_seed: int
-    weak_weight: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
 class Recipe:
     """Everything that decides what the tagger becomes, besides the data."""
 
     rank: int = 16
     scale: float = 32.0
     adapted_layers: int = 3
-    machine_rounds: tuple[MachineRound, ...] = (
-        MachineRound(350, StageConfig(epochs=2, learning_rate=1e-3), draw_seed=0),
-        MachineRound(420, StageConfig(epochs=3, learning_rate=1e-3, seed=3), draw_seed=5, weak_weight=3.0),
-    )
-    human_stage: StageConfig = field(default_factory=lambda: StageConfig(3, learning_rate=1e-3, batch_tokens=1024))
+    machine_stage: StageConfig = field(default_factory=lambda: StageConfig(epochs=5, learning_rate=1e-3))
+    weak_weight: float = 3.0
+    human_stage: StageConfig = field(default_factory=lambda: StageConfig(3, learning_rate=5e-4, batch_tokens=1024))
     human_weight: float = 2.0
-    replayed_system_replies: int = 10
+    replayed_system_replies: int = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,14 +111,11 @@ class Builder:
     def machine_stage(self) -> TacticNetwork:
         """Stage 1. No human-labelled reply is used, nor any sentence that occurs in one."""
         network = self.new_network()
-        for turn in self.recipe.machine_rounds:
-            listeners, systems = self._machine_replies()
-            replies = listeners + _drawn(systems, turn.system_replies, turn.draw_seed)
-            examples = examples_of(replies, network, self._windows)
-            if turn.weak_weight:
-                weak = without_sentences_of(self.data.weak, self.data.human)
-                examples += examples_of(weak, network, self._windows, turn.weak_weight)
-            train_stage(network, examples, turn.stage, self._progress)
+        listeners, systems = self._machine_replies()
+        weak = without_sentences_of(self.data.weak, self.data.human)
+        examples = examples_of(listeners + systems, network, self._windows)
+        examples += examples_of(weak, network, self._windows, self.recipe.weak_weight)
+        train_stage(network, examples, self.recipe.machine_stage, self._progress)
         return network
 
     def human_stage(

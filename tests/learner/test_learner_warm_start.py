@@ -66,6 +66,12 @@ def test_progress_comes_update_by_update(tiny_model: Path, tmp_path: Path) -> No
     assert (tmp_path / "warm" / "model.safetensors").is_file()
 
 
+def test_updates_stop_at_their_limit(tiny_model: Path, tmp_path: Path) -> None:
+    short = replace(CONFIG, warm_start=replace(CONFIG.warm_start, max_updates=3))
+    steps = list(fine_tune(short, tiny_model, conversations(), tmp_path / "warm"))
+    assert [count for _, count in steps] == [3, 3, 3]
+
+
 def test_a_failure_says_what_failed(tiny_model: Path, tmp_path: Path) -> None:
     with ray_session(parallel_actors=1), pytest.raises(LearnerError, match=r"during warm start: .*no-such-model"):
         warm_start(CONFIG, tmp_path / "no-such-model", conversations(), tmp_path / "warm")

@@ -12,7 +12,7 @@ import torch
 
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.encoder import encoder_folder
-from reward_servers.tactics.building import Builder, MachineRound, Recipe, TagData, load_tag_data
+from reward_servers.tactics.building import Builder, Recipe, TagData, load_tag_data
 from reward_servers.tactics.data import (
     TagDataError,
     TaggedReply,
@@ -173,7 +173,7 @@ def test_both_stages_and_cross_validation_on_a_made_up_set() -> None:
     stage = StageConfig(epochs=2, learning_rate=2e-3, batch_tokens=64)
     machine = [replace(r, source=source) for r in MADE_UP for source in (TagSource.LISTENER, TagSource.SYSTEM)]
     human = tuple(replace(r, group=f"human {r.group}") for r in MADE_UP)
-    recipe = Recipe(machine_rounds=(MachineRound(2, stage, draw_seed=0),), human_stage=stage)
+    recipe = Recipe(machine_stage=stage, human_stage=stage)
     other = tagged("m", ("Something else entirely.", ("information",)))
     builder = Builder(TagData((*machine, replace(other, source=TagSource.LISTENER)), (), human, ()), recipe)
     state = builder.machine_stage().trained_state()
