@@ -32,7 +32,7 @@ from reward_servers.tactics.shipping import TaggerConfig, load_tagger, save_tagg
 from reward_servers.tactics.training import StageConfig, examples_of, train_stage
 from reward_servers.tactics.windows import SentenceWindows
 
-FLOOR = 0.75  # macro F1 on released tags; measured for the shipped weights: systems 0.81, people 0.73
+FLOOR = 0.82  # macro F1 on released tags; measured for the shipped weights: systems 0.88, people 0.77
 CONTEXT = "I hear you.\n\nWhat happened next?"
 
 
