@@ -6,7 +6,9 @@
 
 Both sides have the same engine options, prompts, seeds and lengths, and take turns, so that a busy machine slows both;
 the ratio is the median over the rounds. End-of-turn tokens count like others: replies may be shorter than `--tokens`,
-but must be the same on both sides, which is checked in float32 without an adapter. Left out: several workers.
+but must be the same on both sides, which is checked in float32 without an adapter. Both sides draw tokens with the
+worker's sampler for CPUs (rl/cpu_sampler.py); with vLLM's own the bare engine would be the slower one. Left out: several
+workers.
 """
 
 from __future__ import annotations
@@ -62,8 +64,10 @@ def bare_engine(config: RunConfig, model_path: Path) -> Any:
     os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
     from vllm import LLM
 
+    from rl import cpu_sampler
     from rl.rollout_worker import engine_options
 
+    cpu_sampler.install()
     return LLM(**engine_options(config, model_path, gpu=False))
 
 

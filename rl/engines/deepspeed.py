@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch import nn
 from rl.batching import MicroBatch
 from rl.engines.base import EngineSpec, Forward, StepStats, learning_rate, weight_name
 from rl.engines.head import Scoring
-from rl.engines.model import PolicyModel, load_policy, load_reference
+from rl.engines.model import PolicyModel, load_policy, load_reference, reference_forward
 
 TAG = "deepspeed"  # the one checkpoint inside a folder
 
@@ -58,16 +58,8 @@ class DeepSpeedEngine:
         self._updates += 1
         return StepStats(float(self._engine.get_global_grad_norm()), rate)
 
-    @contextmanager
-    def reference(self) -> Iterator[Forward]:
-        with torch.no_grad():
-            if self._reference is not None:
-                yield self._reference
-                return
-            if not self.spec.lora:
-                raise RuntimeError("this engine was made without a reference model (kl_coef is 0)")
-            with self.model.without_adapter():
-                yield self._engine
+    def reference(self) -> AbstractContextManager[Forward]:
+        return reference_forward(self._reference, self.model, self._engine)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():

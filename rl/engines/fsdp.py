@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from torch.distributed.tensor import DTensor
 from rl.batching import MicroBatch
 from rl.engines.base import EngineSpec, Forward, StepStats, learning_rate, weight_name
 from rl.engines.head import Scoring
-from rl.engines.model import PolicyModel, load_policy, load_reference
+from rl.engines.model import PolicyModel, load_policy, load_reference, reference_forward
 
 
 class FsdpEngine:
@@ -64,16 +64,8 @@ class FsdpEngine:
         self._updates += 1
         return StepStats(float(_full(norm)), rate)
 
-    @contextmanager
-    def reference(self) -> Iterator[Forward]:
-        with torch.no_grad():
-            if self._reference is not None:
-                yield self._reference
-                return
-            if not self.spec.lora:
-                raise RuntimeError("this engine was made without a reference model (kl_coef is 0)")
-            with self.model.without_adapter():
-                yield self.model
+    def reference(self) -> AbstractContextManager[Forward]:
+        return reference_forward(self._reference, self.model, self.model)
 
     def weights(self) -> Iterator[tuple[str, torch.Tensor]]:
         # named_parameters leaves out the second name of a tied weight

@@ -14,6 +14,7 @@ from rl.batching import MicroBatch
 from rl.config import Dtype, ModelConfig
 from rl.engines import attention
 from rl.engines.attention import Spans
+from rl.engines.base import Forward
 from rl.engines.head import ReplyHead, Scoring
 
 if TYPE_CHECKING:
@@ -78,6 +79,23 @@ class PolicyModel(nn.Module):
         logprobs, entropies = bare.get_output_embeddings()(hidden, batch.response_ids[where], scoring)
         shape = batch.response_mask.shape
         return _scatter(logprobs, where, shape), _scatter(entropies, where, shape)
+
+
+@contextmanager
+def reference_forward(copy: Forward | None, policy: PolicyModel, forward: Forward) -> Iterator[Forward]:
+    """`Engine.reference` for every engine: the frozen copy, or where there is none the policy without its adapter.
+
+    Raises:
+        RuntimeError: there is neither a copy nor an adapter.
+    """
+    with torch.no_grad():
+        if copy is not None:
+            yield copy
+        elif policy.has_adapter:
+            with policy.without_adapter():
+                yield forward
+        else:
+            raise RuntimeError("this engine was made without a reference model (kl_coef is 0)")
 
 
 def _scatter(values: torch.Tensor, where: tuple[torch.Tensor, ...], shape: torch.Size) -> torch.Tensor:
