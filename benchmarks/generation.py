@@ -7,8 +7,8 @@
 Both sides have the same engine options, prompts, seeds and lengths, and take turns, so that a busy machine slows both;
 the ratio is the median over the rounds. End-of-turn tokens count like others: replies may be shorter than `--tokens`,
 but must be the same on both sides, which is checked in float32 without an adapter. Both sides draw tokens with the
-worker's sampler for CPUs (rl/cpu_sampler.py); with vLLM's own the bare engine would be the slower one. Left out: several
-workers.
+worker's sampler for CPUs (rl/cpu_sampler.py); with vLLM's own the bare engine would be the slower one. Left out:
+several workers.
 """
 
 from __future__ import annotations
