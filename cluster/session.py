@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -29,9 +30,10 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 the workers starve beside any other program
+    # What a person must know comes as an exception or from the run itself; Ray's own notes would stand between.
     address = os.environ.get("RAY_ADDRESS")
     if address:
-        ray.init(address=address, log_to_driver=False)
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start_local(max(os.cpu_count() or 1, parallel_actors))
     try:
@@ -53,6 +55,7 @@ def _start_local(num_cpus: int) -> None:
                 object_store_memory=OBJECT_STORE_BYTES,
                 include_dashboard=False,
                 log_to_driver=False,
+                logging_level=logging.ERROR,
             )
             return
         except Exception as error:  # Ray raises a bare Exception when its node does not come up

@@ -111,6 +111,7 @@ def start_reward_servers(config: ServiceConfig, policy: RetryPolicy | None = Non
 
 def _start_serve(config: ServiceConfig) -> None:
     """Start Ray Serve itself, if it is not there yet; its HTTP proxy only where HTTP is configured."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # else the caller's terminal gets Serve's diary
     try:
         if config.http is None:
             serve.start(proxy_location="Disabled")
