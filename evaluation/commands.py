@@ -1,0 +1,113 @@
+"""Measuring on the command line: `rapport evaluate table`, `diversity` and `agreement`, on files that exist already.
+
+Errors in the data are `evaluation.files.EvaluationDataError`, which the program turns into one line and exit code 2.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+app = typer.Typer(no_args_is_help=True, help="Measure systems as the papers do.")
+
+ResamplesOption = Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")]
+SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
+SystemsArgument = Annotated[
+    Path, typer.Argument(metavar="DIR", help="One folder per system: conversations_tagged.json and ratings.")
+]
+
+
+@app.command("table")
+def table_command(
+    systems_folder: SystemsArgument,
+    gold: Annotated[Path, typer.Option("--gold", help="Folder of the human replies, in the same layout.")],
+    out: Annotated[Path, typer.Option("--json", metavar="OUT.json", help="Values, intervals and tests.")],
+    resamples: ResamplesOption = 10_000,
+    baseline: Annotated[str | None, typer.Option(help="System to test the others against; gold if absent.")] = None,
+    resample: Annotated[
+        Literal["turn", "conversation"], typer.Option(help="What the bootstrap draws; the paper: turns.")
+    ] = "turn",
+    shared_turns: Annotated[bool, typer.Option("--shared-turns", help="Only turns that all systems have.")] = False,
+    ratings: Annotated[
+        str | None, typer.Option(help="Name of the ratings in each folder; gpt-oss-120b_ratings.csv if absent.")
+    ] = None,
+    seed: SeedOption = 0,
+) -> None:
+    """Words, six dimensions, empathy, tactics per turn and stickiness of every system, with intervals."""
+    from evaluation.files import check_target, write_json
+    from evaluation.printing import print_systems, result_console
+    from evaluation.systems import RATINGS_FILE, load_systems
+    from evaluation.table import Unit, make_table
+
+    check_target(out)
+    with _progress("reading") as on_system:
+        systems = load_systems(systems_folder, gold, ratings or RATINGS_FILE, on_system)
+    with _progress("resampling") as on_system:
+        result = make_table(
+            systems, systems[0], baseline, resamples, Unit(resample), seed, shared_turns, on_system=on_system
+        )
+    write_json(out, result.as_dict())
+    print_systems(result, result_console())
+
+
+@app.command("diversity")
+def diversity_command(
+    systems_folder: SystemsArgument,
+    out: Annotated[Path, typer.Option("--out", metavar="OUT.json", help="All measures, matrices included.")],
+    gold: Annotated[
+        Path | None, typer.Option("--gold", help="Folder of the human replies; DIR/gold if absent.")
+    ] = None,
+    previous: Annotated[
+        Literal["gold", "own"], typer.Option(help="Whose turn a reply is compared with: people's, or the system's own.")
+    ] = "gold",
+) -> None:
+    """Tactics by turn, their reuse, transitions and co-occurrence, and likeness of consecutive turns."""
+    from evaluation.diversity import diversity_of
+    from evaluation.files import check_target, write_json
+    from evaluation.printing import print_diversity, result_console
+    from evaluation.systems import load_systems
+
+    check_target(out)
+    own = previous == "own"
+    gold = gold if gold is not None or own else systems_folder / "gold"
+    with _progress("reading") as on_system:
+        systems = load_systems(systems_folder, gold, None, on_system)
+    results = [diversity_of(system, system if own else systems[0]) for system in systems]
+    write_json(out, {result.system: result.as_dict() for result in results})
+    print_diversity(results, result_console())
+
+
+@app.command("agreement")
+def agreement_command(
+    ratings: Annotated[
+        list[Path], typer.Argument(metavar="RATINGS...", help="Ratings files; names of the experts' begin with expert.")
+    ],
+    out: Annotated[Path | None, typer.Option("--json", metavar="OUT.json", help="The figures as JSON.")] = None,
+    resamples: ResamplesOption = 10_000,
+    seed: SeedOption = 0,
+) -> None:
+    """Weighted kappa and Spearman's rho of judges and crowd with the experts, per dimension."""
+    from evaluation.agreement import agreement_report, load_raters
+    from evaluation.files import check_target, write_json
+    from evaluation.printing import print_agreement, result_console
+
+    if out is not None:
+        check_target(out)
+    with _progress("resampling") as on_rater:
+        report = agreement_report(load_raters(ratings), resamples, seed, on_rater)
+    if out is not None:
+        write_json(out, report.as_dict())
+    print_agreement(report, result_console())
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Callable[[str], None]]:
+    """Shows on a terminal which system is being worked on; yields the function to tell it."""
+    from rich.console import Console
+
+    with Console(stderr=True).status(what) as status:
+        yield lambda name: status.update(f"{what} {name}")
