@@ -88,6 +88,7 @@ class DataConfig:
     path: str = "starter"
     system_prompt: PromptMode = PromptMode.simple
     overlong: OverlongPrompt = OverlongPrompt.refuse
+    first_turns: bool = True  # False: RL asks only for turns that have an earlier supporter turn to differ from
     holdout_fraction: float = 0.2
     split_seed: int = 0
 

@@ -21,7 +21,7 @@ from dialogue.tactics import TACTICS
 from rl.checkpoint import RunFolder
 from rl.config import ConfigError, PromptMode, RunConfig, ServersConfig
 from rl.models import resolve_model
-from rl.prompts import PromptSet, TurnKey, build_prompts, reply_examples, supporter_texts
+from rl.prompts import PromptSet, TurnKey, asked, build_prompts, reply_examples, supporter_texts
 from rl.tracking import RunLog, validate_trackers
 from rl.types import Prompt, TurnTactics
 
@@ -44,26 +44,24 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     train: tuple[Conversation, ...]
     held_out: tuple[Conversation, ...]
-
-    @property
-    def train_turns(self) -> int:
-        return sum(len(conversation.supporter_turns()) for conversation in self.train)
+    train_turns: int
+    held_turns: int
+    overlong: int
 
     def describe(self) -> str:
         """The plan, for `--dry-run` and the log."""
         config = self.config
         turns = self.train_turns
         steps = config.steps or config.epochs * (turns // config.prompts_per_step)
-        held_turns = min(
-            config.evaluation.max_prompts, sum(len(conversation.supporter_turns()) for conversation in self.held_out)
-        )
+        held_turns = min(config.evaluation.max_prompts, self.held_turns)
+        overlong = f"; {self.overlong} over-long turns left out" if self.overlong else ""
         method = f"LoRA rank {config.model.lora.rank}" if config.model.lora.rank else "full fine-tuning"
         servers = config.servers.url or f"started here, {config.servers.replicas} replica(s) each"
         return "\n".join(
             (
                 f"model           {self.model_path} ({method}, {config.model.dtype.value})",
                 f"data            {len(self.train)} conversations, {turns} supporter turns to train on;"
-                f" {len(self.held_out)} held out, {held_turns} turns evaluated",
+                f" {len(self.held_out)} held out, {held_turns} turns evaluated{overlong}",
                 f"steps           {steps} of {config.prompts_per_step} prompts x {config.rollout.n} rollouts",
                 f"rollout         {config.rollout.workers} vLLM worker(s)",
                 f"learner         {config.learner.engine.value}, {config.learner.ranks} rank(s)",
@@ -91,14 +89,13 @@ def prepare(config: RunConfig) -> Prepared:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
     if config.servers.url:
         _check_servers(config.servers)
-    prepared = Prepared(config, model_path, tokenizer, tuple(train), tuple(held_out))
-    turns = len(_longest_prompts(train, prepared).prompts)
-    if held_out:
-        _longest_prompts(held_out, prepared)
+    train_side, held_side = (_longest_prompts(side, tokenizer, config) for side in (train, held_out))
+    turns, held_turns = (len(asked(side.prompts, config)) for side in (train_side, held_side))
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
     _check_loss(config)
-    return prepared
+    overlong = train_side.overlong + held_side.overlong
+    return Prepared(config, model_path, tokenizer, tuple(train), tuple(held_out), turns, held_turns, overlong)
 
 
 def _check_loss(config: RunConfig) -> None:
@@ -133,13 +130,16 @@ def _split(
     return split_conversations(conversations, config.data.holdout_fraction, config.data.split_seed)
 
 
-def _longest_prompts(conversations: Sequence[Conversation], prepared: Prepared) -> PromptSet:
+def _longest_prompts(
+    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, config: RunConfig
+) -> PromptSet:
     """Prompts as long as they can get, since the tactics of past turns, which some system prompts list, are not known
     yet: every tactic used once."""
-    config = prepared.config
+    if not conversations:
+        return PromptSet((), overlong=0)
     worst: TurnTactics = (TACTICS,) if config.data.system_prompt is PromptMode.tactics_history else ()
     tactics = dict.fromkeys(supporter_texts(conversations), worst)
-    return build_prompts(conversations, tactics, prepared.tokenizer, config)
+    return build_prompts(conversations, tactics, tokenizer, config)
 
 
 def run(prepared: Prepared) -> None:
@@ -171,7 +171,7 @@ def run(prepared: Prepared) -> None:
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
-        Trainer(config, workers, train_prompts, held_out, folder, log).run()
+        Trainer(config, workers, asked(train_prompts, config), held_out, folder, log).run()
         if held_out:
             for table in close_run(prepared, scorer, folder).tables():
                 log.show(table)
@@ -204,7 +204,7 @@ def _tagged_prompts(prepared: Prepared, scorer: BlockingScorer) -> tuple[tuple[P
         for side in (prepared.train, prepared.held_out)
     )
     # a fixed sample of turns, the same for every evaluation and every seed
-    held_out = tuple(sorted(held_out, key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest()))
+    held_out = tuple(sorted(asked(held_out, config), key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest()))
     return train, held_out[: config.evaluation.max_prompts]
 
 

@@ -81,6 +81,11 @@ def build_prompts(
     return PromptSet(kept, overlong=len(prompts) - len(kept))
 
 
+def asked(prompts: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
+    """The prompts that RL and its evaluation ask; the warm start learns from all of them."""
+    return tuple(prompt for prompt in prompts if config.data.first_turns or prompt.past_tactics)
+
+
 def _build_prompt(
     conversation: Conversation,
     index: int,

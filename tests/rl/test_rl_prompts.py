@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.tactics import Tactic
 from rl.config import ConfigError, DataConfig, OverlongPrompt, RolloutConfig, RunConfig
-from rl.prompts import PromptError, PromptQueue, build_prompts, rollout_seed, supporter_texts
+from rl.prompts import PromptError, PromptQueue, asked, build_prompts, rollout_seed, supporter_texts
 from rl.types import Prompt
 
 
@@ -99,6 +99,12 @@ def test_each_supporter_turn_is_a_prompt_on_its_gold_history(tiny_model):
     assert text.endswith("<|im_start|>assistant\n")
     assert "I froze." in text
     assert "Freezing is common." not in text
+
+
+def test_first_turns_are_left_out_where_the_configuration_says_so(tiny_model):
+    prompts = build_prompts([CONVERSATION], TAGS, AutoTokenizer.from_pretrained(tiny_model), RunConfig()).prompts
+    assert asked(prompts, RunConfig()) == prompts
+    assert asked(prompts, RunConfig(data=DataConfig(first_turns=False))) == prompts[1:]
 
 
 def test_an_over_long_prompt_is_refused_by_name_or_left_out_and_counted(tiny_model):
