@@ -1,6 +1,6 @@
 """Does a run learn beyond run-to-run noise? Train one preset with several seeds and look at the spread between them.
 
-    python benchmarks/seeds.py quickstart --seeds 0 1 2 [key=value ...]
+    python benchmarks/seeds.py quickstart [key=value ...] --seeds 0,1,2
 
 Runs one after the other (a finished one is not repeated), then prints for every measure of the closing tables the mean
 change over the seeds, its standard deviation between seeds, and the t statistic of the mean against zero. With three
@@ -27,7 +27,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("preset")
     parser.add_argument("overrides", nargs="*", help="key=value, as for rapport train")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--seeds", type=numbers, default=[0, 1, 2], help="with commas; 0,1,2 if not given")
     parser.add_argument("--output-dir", type=Path, default=Path("runs"))
     arguments = parser.parse_args()
     closings = []
@@ -38,6 +38,10 @@ def main() -> None:
         subprocess.run(command, check=True, timeout=LIMIT_S)
         closings.append(json.loads((arguments.output_dir / name / "closing.json").read_text()))
     Console(width=120).print(spread_table(closings, arguments.seeds))
+
+
+def numbers(text: str) -> list[int]:
+    return [int(number) for number in text.split(",")]
 
 
 def spread_table(closings: list[dict], seeds: list[int]) -> Table:
