@@ -21,7 +21,7 @@ def train(
     """Train a policy by GRPO.
 
     Everything that can be checked is checked before Ray starts. A run that was interrupted goes on from its last
-    checkpoint when it is started again with the same name and configuration.
+    checkpoint when it is started again with the same name and configuration. The finished run has a report.html.
 
     rapport train quickstart
 
@@ -44,6 +44,9 @@ def train(
     actors = config.rollout.workers + config.learner.ranks + 2 * config.servers.replicas + 4
     with ray_session(parallel_actors=2 * actors):
         run(prepared)
+    from evaluation.report.commands import report
+
+    report([Path(config.output_dir) / config.name])
 
 
 def export(
