@@ -104,6 +104,7 @@ def test_a_run_leaves_everything_it_should(finished):
     assert "honest" in {probe["name"] for probe in closing["probes"]}
     assert any((run / "tensorboard").iterdir())
     assert (run / "config.yaml").is_file()
+    assert samples[0]["prompt_id"] in (run / "report.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.timeout(LIMIT_S)
