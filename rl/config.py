@@ -95,9 +95,11 @@ class DataConfig:
 
 @dataclass(frozen=True)
 class WarmStartConfig:
-    """Language-model fine-tuning on the training conversations before RL; 0 epochs means none."""
+    """Language-model fine-tuning before RL; 0 epochs means none. `data`: as `data.path`; empty means the conversations
+    that RL trains on. Gold replies longer than the rollouts may be teach a policy to be cut off: take others then."""
 
     epochs: int = 0
+    data: str = ""
     max_updates: int = 0  # of the optimizer, where the epochs have more; 0 means no limit
     lr: float = 1e-4
     batch_conversations: int = 8

@@ -44,6 +44,7 @@ class Prepared:
     tokenizer: PreTrainedTokenizerBase
     train: tuple[Conversation, ...]
     held_out: tuple[Conversation, ...]
+    lessons: tuple[Conversation, ...]  # of the warm start
     train_turns: int
     held_turns: int
     overlong: int
@@ -79,8 +80,10 @@ def prepare(config: RunConfig) -> Prepared:
     """
     validate_trackers(config.trackers)
     RunFolder(config).check()
-    conversations = load_conversations("starter" if config.data.path == "starter" else Path(config.data.path))
-    train, held_out = _split(conversations, config)
+    train, held_out = _split(_conversations(config.data.path), config)
+    lessons = train
+    if config.warm_start.data:
+        lessons = [c for c in _conversations(config.warm_start.data) if c not in held_out]
     model_path = resolve_model(config.model.path)
     from transformers import AutoTokenizer  # takes seconds: after the data and the model were found
 
@@ -89,13 +92,19 @@ def prepare(config: RunConfig) -> Prepared:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
     if config.servers.url:
         _check_servers(config.servers)
-    train_side, held_side = (_longest_prompts(side, tokenizer, config) for side in (train, held_out))
+    train_side, held_side, _ = (_longest_prompts(side, tokenizer, config) for side in (train, held_out, lessons))
     turns, held_turns = (len(asked(side.prompts, config)) for side in (train_side, held_side))
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
     _check_loss(config)
     overlong = train_side.overlong + held_side.overlong
-    return Prepared(config, model_path, tokenizer, tuple(train), tuple(held_out), turns, held_turns, overlong)
+    return Prepared(
+        config, model_path, tokenizer, tuple(train), tuple(held_out), tuple(lessons), turns, held_turns, overlong
+    )
+
+
+def _conversations(path: str) -> Sequence[Conversation]:
+    return load_conversations("starter" if path == "starter" else Path(path))
 
 
 def _check_loss(config: RunConfig) -> None:
@@ -166,12 +175,13 @@ def run(prepared: Prepared) -> None:
         with log.phase("start reward servers", timings):
             scorer = start_scorer(config, on_exit)
         with log.phase("tag past turns", timings):
-            train_prompts, held_out = _tagged_prompts(prepared, scorer)
-        model_path = _warm_started(prepared, train_prompts, folder, log, timings)
+            train_prompts = asked(_tagged_prompts(prepared.train, prepared, scorer), config)
+            held_out = _evaluated(_tagged_prompts(prepared.held_out, prepared, scorer), config)
+        model_path = _warm_started(prepared, scorer, folder, log, timings)
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
-        Trainer(config, workers, asked(train_prompts, config), held_out, folder, log).run()
+        Trainer(config, workers, train_prompts, held_out, folder, log).run()
         if held_out:
             for table in close_run(prepared, scorer, folder).tables():
                 log.show(table)
@@ -194,22 +204,25 @@ def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> 
     return closing
 
 
-def _tagged_prompts(prepared: Prepared, scorer: BlockingScorer) -> tuple[tuple[Prompt, ...], tuple[Prompt, ...]]:
-    """Training and held-out prompts, with the tactics of their past supporter turns from the tagger."""
-    config = prepared.config
-    texts = supporter_texts([*prepared.train, *prepared.held_out])
+def _tagged_prompts(
+    conversations: Sequence[Conversation], prepared: Prepared, scorer: BlockingScorer
+) -> tuple[Prompt, ...]:
+    """Prompts with the tactics of their past supporter turns from the tagger."""
+    if not conversations:
+        return ()
+    texts = supporter_texts(conversations)
     tactics: dict[TurnKey, TurnTactics] = dict(zip(texts, scorer.tag(list(texts.values())), strict=True))
-    train, held_out = (
-        build_prompts(side, tactics, prepared.tokenizer, config).prompts if side else ()
-        for side in (prepared.train, prepared.held_out)
-    )
-    # a fixed sample of turns, the same for every evaluation and every seed
-    held_out = tuple(sorted(asked(held_out, config), key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest()))
-    return train, held_out[: config.evaluation.max_prompts]
+    return build_prompts(conversations, tactics, prepared.tokenizer, prepared.config).prompts
+
+
+def _evaluated(held_out: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
+    """A fixed sample of turns, the same for every evaluation and every seed."""
+    mixed = sorted(asked(held_out, config), key=lambda prompt: hashlib.sha256(prompt.id.encode()).digest())
+    return tuple(mixed[: config.evaluation.max_prompts])
 
 
 def _warm_started(
-    prepared: Prepared, prompts: Sequence[Prompt], folder: RunFolder, log: RunLog, timings: dict[str, float]
+    prepared: Prepared, scorer: BlockingScorer, folder: RunFolder, log: RunLog, timings: dict[str, float]
 ) -> Path:
     """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so."""
     from rl.warm_start import warm_start
@@ -221,9 +234,10 @@ def _warm_started(
     if not target.is_dir():
         texts = {
             f"{conversation.id}/{index}": conversation.turns[index].text
-            for conversation in prepared.train
+            for conversation in prepared.lessons
             for index in conversation.supporter_turns()
         }
+        prompts = _tagged_prompts(prepared.lessons, prepared, scorer)
         examples = reply_examples(prompts, texts, prepared.tokenizer)
         with log.phase("warm start", timings) as progress:
             losses = warm_start(config, prepared.model_path, examples, target.resolve(), progress)

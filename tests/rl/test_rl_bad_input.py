@@ -63,6 +63,10 @@ def test_a_missing_data_file(quick):
     assert "missing.jsonl" in refused(*quick, "data.path=missing.jsonl")
 
 
+def test_a_missing_file_for_the_warm_start(quick):
+    assert "elsewhere.jsonl: there is no such file" in refused(*quick, "warm_start.data=elsewhere.jsonl")
+
+
 def test_a_malformed_conversation(quick, tmp_path):
     bad = {"id": "t2", "turns": [{"role": "doctor", "text": "hm"}]}
     error = refused(*quick, conversations(tmp_path / "d.jsonl", talk("t1", "hi", "hello"), bad))
