@@ -12,7 +12,6 @@ pass and no product. A lambda above 0 without a term is an error, never a silent
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -21,28 +20,10 @@ from torch.nn import functional
 
 from sft.examples import Loss
 from sft.vocabulary import CHUNK, token_kl, token_nll
+from sft.weights import LossWeights
 
 Term = Callable[[], torch.Tensor]
 """Returns the sum of a loss over its items in this batch, a scalar with a gradient."""
-
-
-@dataclass(frozen=True, slots=True)
-class LossWeights:
-    """The lambdas. The defaults are the report's; affect is off unless asked for."""
-
-    lm: float = 1.0
-    emotion: float = 0.2
-    strategy: float = 0.2
-    safety: float = 0.1
-    affect: float = 0.0
-
-    def __post_init__(self) -> None:
-        for loss in Loss:
-            if not (math.isfinite(self.of(loss)) and self.of(loss) >= 0):
-                raise ValueError(f"the lambda of {loss.value} is {self.of(loss)}; it must be 0 (off) or above")
-
-    def of(self, loss: Loss) -> float:
-        return getattr(self, loss.value)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
-from dialogue.conversation import Message, Role, Turn
+from dialogue.conversation import Conversation, Message, Role, Turn
 from dialogue.loaders import DataError
 from sft.emotions import Emotion
 from sft.examples import Affect, Example, Loss, Source
@@ -61,6 +61,13 @@ class ReplySpan(NamedTuple):
     turn: int
     start: int
     stop: int
+
+
+class Prompt(NamedTuple):
+    """What inference reads: (T,) token ids up to and including the opening of the reply, and where the seeker ends."""
+
+    ids: tuple[int, ...]
+    seeker_end: int
 
 
 class EmotionRead(NamedTuple):
@@ -211,6 +218,26 @@ class ChatTokens:
             last.add(exchange, example, index)
         return Tokenised(tuple(growing.freeze(example, turns) for growing in done), too_long)
 
+    def prompt(self, conversation: Conversation) -> Prompt:
+        """What is read before the reply to a conversation's last turn, at the places that training reads.
+
+        Earlier turns are left out, from the first on, until it fits `max_tokens`; the last one never is.
+
+        Raises:
+            DataError: the last turn is not the seeker's, or the chat template refuses the conversation.
+        """
+        turns = conversation.turns
+        if not turns or turns[-1].role is not Role.SEEKER:
+            raise DataError(
+                f"conversation {conversation.id}: the last turn must be the seeker's, who is to be answered"
+            )
+        starts = [index for index, turn in enumerate(turns) if turn.role is Role.SEEKER]
+        limit = self._config.max_tokens
+        place = bisect.bisect_left(starts, True, key=lambda s: len(self._opened(conversation.id, turns[s:])) <= limit)
+        first = starts[min(place, len(starts) - 1)]
+        ids = self._opened(conversation.id, turns[first:])
+        return Prompt(ids, self._seeker_end(conversation.id, ids, turns[first:]))
+
     def under_system(self, sequence: TokenSequence, system: str) -> TokenSequence:
         """The same turns and replies under another system prompt: what a rules-prompted teacher reads.
 
@@ -247,18 +274,26 @@ class ChatTokens:
 
     def _exchange(self, example: Example, first: int, index: int) -> _Exchange:
         turns = example.conversation.turns
-        try:
-            prompt = self._render(turns[first : index + 1], self._config.system, opening=True)
-            end = len(prompt) - 1
-            if index in example.emotions or index in example.affects:
-                alone = self._render(turns[first : index + 1], self._config.system, opening=False)
-                end = _common_length(prompt, alone) - 1
-        except Exception as error:  # noqa: BLE001 - templates are programs and raise what they like
-            raise DataError(f"example {example.id}: the chat template refuses it ({error})") from error
+        shown = turns[first : index + 1]
+        prompt = self._opened(example.id, shown)
+        end = len(prompt) - 1
+        if index in example.emotions or index in example.affects:
+            end = self._seeker_end(example.id, prompt, shown)
         if index + 1 == len(turns) or not example.losses & _READ_REPLIES:
             return _Exchange(prompt, end, ())
         reply = self._pieces.encode(turns[index + 1].text)
         return _Exchange(prompt, end, (*reply, self._tokenizer.eos_token_id))
+
+    def _opened(self, name: str, turns: Sequence[Turn], *, opening: bool = True) -> tuple[int, ...]:
+        """Turns, and the opening of the reply to the last one; `name` is for the message of an error."""
+        try:
+            return self._render(turns, self._config.system, opening=opening)
+        except Exception as error:  # noqa: BLE001 - templates are programs and raise what they like
+            raise DataError(f"example {name}: the chat template refuses it ({error})") from error
+
+    def _seeker_end(self, name: str, prompt: Sequence[int], turns: Sequence[Turn]) -> int:
+        """Index in `prompt` of the last token of its last turn."""
+        return _common_length(prompt, self._opened(name, turns, opening=False)) - 1
 
     def _render(self, turns: Sequence[Turn], system: str, *, opening: bool) -> tuple[int, ...]:
         messages: list[Message] = [{"role": "system", "content": system}] if system else []

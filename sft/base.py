@@ -1,0 +1,121 @@
+"""The base model of a run: its folder, what it computes in, and loading it frozen, plain or in 4 bits.
+
+A base whose output layer is more than a matrix product is refused: the losses over the vocabulary would be wrong.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from sft.config import ConfigError, ModelConfig, Precision, Quantisation
+
+
+class BaseModelError(ValueError):
+    """A base that cannot be used. The message says why, and what to do."""
+
+
+def resolve_base(name: str) -> Path:
+    """The folder of a base: a folder, a known small model, or a hub id.
+
+    Raises:
+        rl.models.ModelError: no such folder or name, or the hub cannot be reached.
+    """
+    from rl.models import resolve_model
+
+    return resolve_model(name)
+
+
+def be_quiet() -> None:
+    """No progress bars of transformers: reading a small model takes a moment, and a log has its own lines."""
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+
+
+def pick_device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def compute_dtype(choice: Precision, device: torch.device, has_bfloat16: bool | None = None) -> torch.dtype:
+    """What the forward pass computes in.
+
+    Args:
+        has_bfloat16: whether the GPU multiplies bfloat16 by itself (not emulated); asked of CUDA by default.
+
+    Raises:
+        ConfigError: float16 on a processor, where there is no loss scaling.
+    """
+    if device.type != "cuda":
+        if choice is Precision.float16:
+            raise ConfigError("model.precision=float16: only on CUDA; use float32, or bfloat16, on a processor")
+        return torch.bfloat16 if choice is Precision.bfloat16 else torch.float32
+    if has_bfloat16 is None:
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    if choice is Precision.auto:
+        return torch.bfloat16 if has_bfloat16 else torch.float16
+    return {
+        Precision.float32: torch.float32,
+        Precision.float16: torch.float16,
+        Precision.bfloat16: torch.bfloat16,
+    }[choice]
+
+
+def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torch.dtype) -> Any:
+    """The frozen language model on `device`.
+
+    Raises:
+        ConfigError: nf4 is asked for where it cannot run.
+        BaseModelError: its output layer is not a plain matrix product.
+    """
+    from transformers import AutoModelForCausalLM
+
+    be_quiet()
+    options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
+    if config.quantisation is Quantisation.nf4:
+        check_nf4(device)
+        options |= {"quantization_config": _nf4(dtype), "device_map": {"": device.index or 0}}
+    lm = AutoModelForCausalLM.from_pretrained(path, **options).requires_grad_(False)
+    reason = _unsupported(lm)
+    if reason:
+        raise BaseModelError(f"model {path}: {reason}; its losses would be wrong, so it is refused")
+    if config.gradient_checkpointing:
+        lm.gradient_checkpointing_enable({"use_reentrant": False})
+        lm.enable_input_require_grads()
+    return lm if config.quantisation is Quantisation.nf4 else lm.to(device)
+
+
+def check_nf4(device: torch.device) -> None:
+    """Raises ConfigError where 4-bit weights cannot be used."""
+    said = "model.quantisation=nf4"
+    if device.type != "cuda":
+        raise ConfigError(f"{said}: needs a CUDA device, and there is none here; set model.quantisation=none")
+    if importlib.util.find_spec("bitsandbytes") is None:
+        raise ConfigError(f"{said}: needs bitsandbytes, which is not installed: pip install 'rapport[sft]'")
+
+
+def _nf4(dtype: torch.dtype) -> Any:
+    from transformers import BitsAndBytesConfig
+
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def _unsupported(lm: Any) -> str:
+    """What this model does that the losses would leave out, or nothing."""
+    head = lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return "its output layer is not a plain matrix"
+    config = lm.config.get_text_config()
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, key, None) not in (None, 1.0):
+            return f"its configuration sets {key}"
+    return ""

@@ -1,0 +1,116 @@
+"""A fine-tuned model on disk: the adapter as peft keeps it, the heads beside it, and the one call that loads both.
+
+    adapter_config.json  adapter_model.safetensors    peft's own files: `PeftModel.from_pretrained` opens the folder
+    heads.safetensors                                 the heads' parameters, float32
+    heads.json                                        the labels in the order of the outputs, and the configuration
+
+A folder whose labels are not those of this version is refused: outputs would be read under wrong names.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from sft.base import BaseModelError, pick_device, resolve_base
+from sft.config import SftConfig
+from sft.config_loading import load_config, to_yaml
+from sft.emotions import EMOTIONS
+from sft.files import write_atomically
+from sft.model import SftModel, build_model
+from sft.strategies import STRATEGIES
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedTokenizerBase
+
+HEADS, HEADS_INFO, CONFIG = "heads.safetensors", "heads.json", "sft.yaml"
+ADAPTER = "adapter_model.safetensors"
+LABELS: Mapping[str, list[str]] = {"emotion": list(EMOTIONS), "strategy": list(STRATEGIES)}
+
+
+class SavedModelError(ValueError):
+    """A folder that does not hold a fine-tuned model that fits."""
+
+
+class Loaded(NamedTuple):
+    """A model in evaluation mode, its base's tokenizer, and the configuration that it was trained with."""
+
+    model: SftModel
+    tokenizer: PreTrainedTokenizerBase
+    config: SftConfig
+
+
+def save_model(model: SftModel, config: SftConfig, folder: Path) -> None:
+    """Write adapter, heads and configuration into `folder`, which exists."""
+    from safetensors.torch import save_file
+
+    model.lm.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; the run writes its own
+    save_file({name: value.contiguous() for name, value in model.heads.state_dict().items()}, str(folder / HEADS))
+    info = {"heads": sorted(model.heads), "labels": LABELS}
+    write_atomically(folder / HEADS_INFO, json.dumps(info, indent=1))
+    write_atomically(folder / CONFIG, to_yaml(config))
+
+
+def load_model(folder: str | Path, device: torch.device | None = None) -> Loaded:
+    """Base, adapter and heads of a folder that `save_model` wrote.
+
+    Args:
+        device: CUDA where it is there, by default.
+
+    Raises:
+        SavedModelError: the folder is not one of these, or its parts do not fit together.
+        BaseModelError, ConfigError: the base cannot be had here.
+    """
+    place = Path(folder)
+    config = saved_config(place)
+    base = resolve_base(config.model.path)
+    model = build_model(config, base, device or pick_device())
+    load_weights(model, place)
+    return Loaded(model.eval(), load_tokenizer(base), config)
+
+
+def saved_config(folder: Path) -> SftConfig:
+    """The configuration of the run that wrote `folder`."""
+    if not (folder / CONFIG).is_file() or not (folder / HEADS_INFO).is_file():
+        raise SavedModelError(f"{folder} has no {CONFIG} and {HEADS_INFO}: give the `best` folder of a run, or a copy")
+    return load_config(str(folder / CONFIG))
+
+
+def load_weights(model: SftModel, folder: Path) -> None:
+    """Fill a model's adapter and heads.
+
+    Raises:
+        SavedModelError: names, shapes or labels are others.
+    """
+    from peft import set_peft_model_state_dict
+    from safetensors.torch import load_file
+
+    info = json.loads((folder / HEADS_INFO).read_text(encoding="utf-8"))
+    if info["heads"] != sorted(model.heads) or info["labels"] != LABELS:
+        raise SavedModelError(f"{folder}: its heads {info['heads']} or their labels are not {sorted(model.heads)}")
+    try:
+        result: Any = set_peft_model_state_dict(model.lm, load_file(str(folder / ADAPTER)))
+        model.heads.load_state_dict(load_file(str(folder / HEADS)))
+    except (RuntimeError, OSError) as error:
+        raise SavedModelError(f"{folder} does not fit its base: {error}") from error
+    if result.unexpected_keys:
+        raise SavedModelError(f"{folder}: its adapter has {result.unexpected_keys[:3]}, which the base has not")
+
+
+def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
+    """Raises BaseModelError where the folder has none."""
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(base)
+    except (OSError, ValueError) as error:
+        raise BaseModelError(f"model {base}: no tokenizer could be read ({error})") from error
+
+
+def pad_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Any token will do, as padding is hidden by the mask; the tokenizer's own where it has one."""
+    return tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id

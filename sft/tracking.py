@@ -1,0 +1,85 @@
+"""What a run writes while it goes: metrics.jsonl, TensorBoard, a line for a person; and its curves as a picture.
+
+`metrics.jsonl` has one line per step, and one per evaluation with the dev values of the step before it. After a resume
+the lines past the checkpoint are dropped, so no step is listed twice.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sft.files import write_atomically
+
+
+class RunLog:
+    """The log of one run that goes on after `done` updates; what was written past them is dropped: it is done again."""
+
+    def __init__(self, folder: Path, tensorboard: bool, done: int) -> None:
+        self._path = folder / "metrics.jsonl"
+        kept = [json.dumps(record) for record in read_metrics(self._path) if record["step"] <= done]
+        write_atomically(self._path, "".join(f"{line}\n" for line in kept))
+        self._writer: Any = None
+        if tensorboard:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(folder / "tensorboard"), purge_step=done + 1 if done else None)
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        """`step`: the number of updates done."""
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        if self._writer is not None:
+            for name, value in values.items():
+                self._writer.add_scalar(name, value, step)
+
+    def say(self, text: str) -> None:
+        print(f"{time.strftime('%H:%M:%S')} {text}", flush=True)
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """All complete lines; a run killed while writing leaves a last one without its newline, which does not count."""
+    if not path.is_file():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
+
+
+def draw_curves(metrics: Path, picture: Path) -> None:
+    """One panel for each loss, training and dev, and the heads' dev accuracy, as a PNG."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    records = read_metrics(metrics)
+    losses = ["loss", "lm", "emotion", "strategy", "safety", "affect"]
+    shown = [name for name in losses if any(f"train/{name}" in r or f"dev/{name}" in r for r in records)]
+    figure = Figure(figsize=(4 * (len(shown) + 1), 3.2), layout="constrained")
+    FigureCanvasAgg(figure)
+    panels = figure.subplots(1, len(shown) + 1)
+    for panel, name in zip(panels, shown, strict=False):
+        for side, style in (("train", "-"), ("dev", "o-")):
+            _line(panel, records, f"{side}/{name}", style, side)
+        panel.set_title(name)
+    for head in ("emotion", "strategy"):
+        _line(panels[-1], records, f"dev/{head}_accuracy", "o-", head)
+    panels[-1].set_title("dev accuracy")
+    panels[-1].set_ylim(0, 1)
+    for panel in panels:
+        panel.set_xlabel("step")
+        if panel.get_lines():
+            panel.legend()
+    temporary = picture.with_name(f".{picture.name}.writing")
+    figure.savefig(temporary, format="png", dpi=110)
+    temporary.replace(picture)
+
+
+def _line(panel: Any, records: list[dict[str, Any]], key: str, style: str, label: str) -> None:
+    points = [(record["step"], record[key]) for record in records if key in record]
+    if points:
+        panel.plot(*zip(*points, strict=True), style, markersize=3, label=label)

@@ -1,0 +1,141 @@
+"""The network: heads at the right place, hidden size from the configuration, saving, loading and predicting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from dialogue.conversation import Conversation, Role, Turn
+from dialogue.loaders import DataError
+from sft.base import BaseModelError, compute_dtype
+from sft.batching import collate
+from sft.config import ConfigError, Precision
+from sft.examples import Loss
+from sft.model import SftModel
+from sft.predict import Companion, Sampling
+from sft.preparing import Prepared
+from sft.saved import SavedModelError, load_model, save_model
+from sft.tokens import ChatTokens
+
+RunOf = Callable[..., Prepared]
+ModelOf = Callable[..., SftModel]
+
+CPU = torch.device("cpu")
+SAID = Conversation("c", (Turn(Role.SEEKER, "My cat is ill."),))
+
+
+def test_heads_read_where_the_seeker_ends_and_where_the_reply_opens(run_of: RunOf, model_of: ModelOf) -> None:
+    prepared = run_of()
+    model = model_of(prepared).eval()
+    row = next(iter(prepared.corpus.sequences.values()))[1]
+    batch = collate([row], prepared.pad_id)
+    said = [{"role": "user", "content": row.turns[0].text}]
+    with torch.no_grad():
+        states = model.states(batch.ids, batch.attention)
+        for loss, opening in ((Loss.EMOTION, False), (Loss.STRATEGY, True)):
+            text = prepared.tokenizer.apply_chat_template(said, add_generation_prompt=opening, tokenize=False)
+            ids = torch.tensor([prepared.tokenizer.encode(text, add_special_tokens=False)])
+            last = model.states(ids, torch.ones_like(ids))[0, -1:]
+            torch.testing.assert_close(model.read(loss, batch, states), model.heads.read(loss, last))
+
+
+def test_inference_reads_the_places_that_training_reads(run_of: RunOf) -> None:
+    prepared = run_of()
+    row = next(iter(prepared.corpus.sequences.values()))[1]
+    prompt = prepared.chat.prompt(Conversation("c", row.turns[:1]))
+    assert prompt.seeker_end == row.emotions[0].position
+    assert len(prompt.ids) - 1 == row.strategies[0].position
+    assert prompt.ids == row.ids[: row.replies[0].start]
+
+
+def test_a_long_history_is_cut_from_the_left_by_whole_turns(tokenizer, run_of: RunOf) -> None:
+    prepared = run_of("data.max_tokens=40")
+    turns = tuple(Turn((Role.SEEKER, Role.SUPPORTER)[n % 2], f"Turn {n}.") for n in range(21))
+    ids = prepared.chat.prompt(Conversation("c", turns)).ids
+    assert len(ids) <= 40
+    text = tokenizer.decode(ids)
+    assert "Turn 20." in text and "Turn 0." not in text
+    assert text.startswith("<|im_start|>user")
+
+
+def test_hidden_size_is_the_models(run_of: RunOf, model_of: ModelOf) -> None:
+    model = model_of(run_of())
+    shapes = {name: tuple(value.shape) for name, value in model.heads.named_parameters() if name.endswith("weight")}
+    assert shapes == {
+        "emotion.layers.0.weight": (512, 256),
+        "emotion.layers.3.weight": (27, 512),
+        "strategy.layers.0.weight": (256, 256),
+        "strategy.layers.3.weight": (8, 256),
+    }
+
+
+def test_a_lambda_of_0_leaves_its_head_out(run_of: RunOf, model_of: ModelOf) -> None:
+    prepared = run_of("losses.emotion=0")
+    model = model_of(prepared)
+    assert sorted(model.heads) == ["strategy"]
+    assert Loss.EMOTION not in prepared.corpus.feeds()
+    prediction = Companion(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(2))
+    assert prediction.emotion is None and prediction.strategy is not None
+
+
+def test_saved_and_loaded_by_one_call_it_predicts_the_same(run_of: RunOf, model_of: ModelOf, tmp_path: Path) -> None:
+    prepared = run_of()
+    model = model_of(prepared, stirred=True)
+    save_model(model, prepared.config, tmp_path)
+    before = Companion(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(8))
+    after = Companion.load(tmp_path, CPU).predict(SAID, Sampling(8))
+    assert after == before
+    assert after.emotions is not None and sum(after.emotions.values()) == pytest.approx(1)
+    assert after.strategies is not None and sum(after.strategies.values()) == pytest.approx(1)
+    assert after.emotions[after.emotion] == max(after.emotions.values())  # type: ignore[index]
+
+
+def test_only_the_seeker_is_answered(run_of: RunOf) -> None:
+    prepared = run_of()
+    said = Conversation("c", (*SAID.turns, Turn(Role.SUPPORTER, "Oh no.")))
+    with pytest.raises(DataError, match="the last turn must be the seeker's"):
+        prepared.chat.prompt(said)
+
+
+def test_labels_of_another_order_are_refused(run_of: RunOf, model_of: ModelOf, tmp_path: Path) -> None:
+    prepared = run_of()
+    save_model(model_of(prepared), prepared.config, tmp_path)
+    info = json.loads((tmp_path / "heads.json").read_text())
+    info["labels"]["strategy"].reverse()
+    (tmp_path / "heads.json").write_text(json.dumps(info))
+    with pytest.raises(SavedModelError, match="labels"):
+        load_model(tmp_path, CPU)
+    with pytest.raises(SavedModelError, match=r"has no sft\.yaml"):
+        load_model(tmp_path / "elsewhere", CPU)
+
+
+def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:
+    prepared = run_of("model.lora.target_modules=[query]")
+    with pytest.raises(BaseModelError, match=r"target_modules=\[query\]"):
+        model_of(prepared)
+    if not torch.cuda.is_available():
+        with pytest.raises(ConfigError, match="nf4: needs a CUDA device"):
+            run_of("model.quantisation=nf4")
+        with pytest.raises(ConfigError, match="float16: only on CUDA"):
+            run_of("model.precision=float16")
+
+
+@pytest.mark.parametrize(
+    ("device", "has_bfloat16", "expected"),
+    [("cpu", None, torch.float32), ("cuda", False, torch.float16), ("cuda", True, torch.bfloat16)],
+)
+def test_auto_precision(device: str, has_bfloat16: bool | None, expected: torch.dtype) -> None:
+    assert compute_dtype(Precision.auto, torch.device(device), has_bfloat16) is expected
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused(tiny_model: Path, run_of: RunOf) -> None:
+    from transformers import AutoTokenizer
+
+    bare = AutoTokenizer.from_pretrained(tiny_model)
+    bare.chat_template = None
+    with pytest.raises(DataError, match="no chat template"):
+        ChatTokens(bare, run_of().chat._config)
