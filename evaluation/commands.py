@@ -1,4 +1,5 @@
-"""Measuring on the command line: `rapport evaluate table`, `diversity` and `agreement`, on files that exist already.
+"""Measuring on the command line: `rapport evaluate table`, `diversity` and `agreement` on files that exist already,
+`eq-bench` and `safety` also by asking a model.
 
 Errors in the data are `evaluation.files.EvaluationDataError`, which the program turns into one line and exit code 2.
 """
@@ -12,7 +13,12 @@ from typing import Annotated, Literal
 
 import typer
 
+from evaluation.eq_bench.commands import eq_bench_command
+from evaluation.safety.commands import safety_command
+
 app = typer.Typer(no_args_is_help=True, help="Measure systems as the papers do.")
+app.command("eq-bench")(eq_bench_command)
+app.command("safety")(safety_command)
 
 ResamplesOption = Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")]
 SeedOption = Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")]
