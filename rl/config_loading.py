@@ -62,6 +62,7 @@ def to_yaml(config: RunConfig) -> str:
 def find_problems(config: RunConfig) -> Iterable[str]:
     """Yield what would stop this run later: ranges, then rules between keys."""
     yield from _range_problems(config)
+    yield from _share_problems(config)
     yield from _cross_problems(config)
 
 
@@ -111,6 +112,9 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "evaluation.every": config.evaluation.every,
     }
     yield from (f"{key}={value}: must be 0 or more" for key, value in not_negative.items() if value < 0)
+
+
+def _share_problems(config: RunConfig) -> Iterable[str]:
     shares = {
         "data.holdout_fraction": (config.data.holdout_fraction, 0.0, 0.9),
         "servers.max_failed_fraction": (config.servers.max_failed_fraction, 0.0, 1.0),

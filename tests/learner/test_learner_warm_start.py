@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -56,12 +57,18 @@ def test_an_adapter_is_trained_and_merged_where_the_run_uses_one(tiny_model: Pat
     assert merged.keys() == base.keys()
 
 
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[None]:
+    with ray_session(parallel_actors=1):
+        yield
+
+
+@pytest.mark.usefixtures("cluster")
 def test_progress_comes_update_by_update(tiny_model: Path, tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    with ray_session(parallel_actors=1):
-        losses = warm_start(
-            CONFIG, tiny_model, conversations(), tmp_path / "warm", lambda done, count: seen.append((done, count))
-        )
+    losses = warm_start(
+        CONFIG, tiny_model, conversations(), tmp_path / "warm", lambda done, count: seen.append((done, count))
+    )
     assert seen == [(n, 8) for n in range(1, 9)] and len(losses) == 8
     assert (tmp_path / "warm" / "model.safetensors").is_file()
 
@@ -72,8 +79,9 @@ def test_updates_stop_at_their_limit(tiny_model: Path, tmp_path: Path) -> None:
     assert [count for _, count in steps] == [3, 3, 3]
 
 
+@pytest.mark.usefixtures("cluster")
 def test_a_failure_says_what_failed(tiny_model: Path, tmp_path: Path) -> None:
-    with ray_session(parallel_actors=1), pytest.raises(LearnerError, match=r"during warm start: .*no-such-model"):
+    with pytest.raises(LearnerError, match=r"during warm start: .*no-such-model"):
         warm_start(CONFIG, tmp_path / "no-such-model", conversations(), tmp_path / "warm")
     assert not (tmp_path / "warm").exists()
 

@@ -53,7 +53,10 @@ def tokens(groups: list[RolloutGroup]) -> list[list[tuple[int, ...]]]:
     return [[rollout.token_ids for rollout in group.rollouts] for group in groups]
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "hanging"])
+@pytest.mark.parametrize(
+    "number",
+    [pytest.param(signal.SIGKILL, id="killed"), pytest.param(signal.SIGSTOP, id="hanging", marks=pytest.mark.slow)],
+)
 def test_prompts_of_a_lost_worker_are_answered_once_by_the_same_weights(
     pool: RolloutPool, prompts: tuple[Prompt, ...], policy: nn.Module, number: int
 ) -> None:
