@@ -30,9 +30,9 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 the workers starve beside any other program
-    # What a person must know comes as an exception or from the run itself; Ray's own notes would stand between.
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        # What a person must know comes as an exception or from the run itself; Ray's own notes would stand between.
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
     else:
         _start_local(max(os.cpu_count() or 1, parallel_actors))

@@ -14,7 +14,6 @@ step's number, all of which are in the checkpoint. Lines of metrics and samples 
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -23,9 +22,24 @@ from pathlib import Path
 from typing import Any
 
 from rl.config import ConfigError, RunConfig
-from rl.config_loading import to_yaml
+from rl.files import write_atomically
+from rl.typed_yaml import changed_keys, to_yaml
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
+# Keys, or beginnings of keys, that may change between two starts of a run without changing what a step does.
+_FREE_KEYS = (
+    "steps",
+    "epochs",
+    "save_every",
+    "keep_checkpoints",
+    "resume",
+    "trackers",
+    "output_dir",
+    "evaluation.every",
+    "servers.",
+    "learner.timeout_s",
+    "rollout.timeout_s",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +73,8 @@ class RunFolder:
             return
         if not self._config.resume:
             raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-        changed = _changed_keys(saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        differences = changed_keys(to_yaml(RunConfig()), saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        changed = [f"{key}: {change}" for key, change in differences.items() if not key.startswith(_FREE_KEYS)]
         if changed:
             raise ConfigError(
                 f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
@@ -110,53 +125,3 @@ class RunFolder:
         complete = sorted(path for path in self.checkpoints.glob("step-*") if _STEP_FOLDER.fullmatch(path.name))
         for old in complete[: -self._config.keep_checkpoints]:
             shutil.rmtree(old)
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write to a temporary name on the same file system, flush to disk, rename."""
-    temporary = path.with_name(f".{path.name}.writing")
-    with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-# Keys that may change between two starts of the same run without changing what a step does.
-_FREE_KEYS = (
-    "steps",
-    "epochs",
-    "save_every",
-    "keep_checkpoints",
-    "resume",
-    "trackers",
-    "evaluation.every",
-)
-
-
-def _changed_keys(old_text: str, new_text: str) -> list[str]:
-    from omegaconf import OmegaConf
-
-    # A key that did not exist when the run began had its present default then.
-    default, old, new = (
-        _flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (to_yaml(RunConfig()), old_text, new_text)
-    )
-    old = default | old
-    free = (
-        *_FREE_KEYS,
-        "servers.",
-        "learner.timeout_s",
-        "rollout.timeout_s",
-        "output_dir",
-    )
-    return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and not key.startswith(free)
-    ]
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}

@@ -21,9 +21,9 @@ from rich.table import Table
 from dialogue.conversation import Conversation
 from dialogue.tactics import TACTICS
 from reward_servers.protocol import Dimension, Score, ScoreRequest
-from rl.checkpoint import write_atomically
 from rl.config import RewardConfig
 from rl.evaluation import EvalReply, EvalRun, summary
+from rl.files import write_atomically
 from rl.reward import RawReply, scale_and_join
 from rl.scoring import Scorer, ScoringError
 

@@ -27,7 +27,8 @@ def train(
 
     rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json --dry-run
     """
-    from rl.config_loading import load_config, to_yaml
+    from rl.config_loading import load_config
+    from rl.typed_yaml import to_yaml
 
     config = load_config(preset, overrides or [])
     if dry_run:

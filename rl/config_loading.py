@@ -2,30 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
-from enum import Enum
 from pathlib import Path
-from typing import Any, cast
-
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from rl.config import ConfigError, RunConfig
+from rl.typed_yaml import Presets
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs"
-_EXPECTED = {
-    "could not be converted to Integer": "expected a whole number",
-    "could not be converted to Float": "expected a number",
-    "is not a ListConfig, list or tuple.": "expected a list, such as [a,b]",
-}
-
-
-def preset_names() -> list[str]:
-    """Names that `load_config` finds in configs/."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+PRESETS = Presets(Path(__file__).resolve().parent.parent / "configs", example="learner.lr=2e-6")
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
@@ -38,25 +21,11 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
     Raises:
         ConfigError: unknown preset, key or enum member, a value of the wrong type, or a combination that cannot run.
     """
-    schema = OmegaConf.structured(RunConfig)
-    _unlock(schema)
-    layers = [*_preset_layers(preset), *map(_override_layer, overrides)]
-    for where, layer in layers:
-        _refuse_wrong_keys(layer, schema, where)
-        try:
-            schema = cast(DictConfig, OmegaConf.merge(schema, layer))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}: {_in_plain_words(error)}") from error
-    config = cast(RunConfig, _freeze_lists(OmegaConf.to_object(schema)))
+    config = PRESETS.load(RunConfig, preset, overrides)
     problems = list(find_problems(config))
     if problems:
         raise ConfigError(f"{preset}: " + "; ".join(problems))
     return config
-
-
-def to_yaml(config: RunConfig) -> str:
-    """The resolved configuration; loading the text again gives an equal configuration."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def find_problems(config: RunConfig) -> Iterable[str]:
@@ -159,66 +128,3 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
         yield "steps=0 and epochs=0: nothing to train; set one of them"
     if not config.name or "/" in config.name:
         yield f"name={config.name!r}: must be a plain folder name"
-
-
-def _preset_layers(preset: str) -> list[tuple[str, DictConfig]]:
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
-    if not path.is_file():
-        hint = _suggestion(preset, preset_names())
-        raise ConfigError(f"no preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or the path of a .yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values at the top")
-    parent = content.pop("extends", None)
-    above = _preset_layers(str(parent)) if parent else []
-    return [*above, (str(path), OmegaConf.create(content))]
-
-
-def _override_layer(override: str) -> tuple[str, DictConfig]:
-    if "=" not in override or override.startswith("="):
-        raise ConfigError(f"override {override!r}: expected key=value, for example learner.lr=2e-6")
-    return f"override {override}", OmegaConf.from_dotlist([override])
-
-
-def _refuse_wrong_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
-    known = [str(key) for key in schema]
-    for key in map(str, layer):
-        if key not in schema:
-            hint = _suggestion(key, known)
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {', '.join(known)}")
-        value, expected = layer._get_node(key), schema[key]
-        if isinstance(expected, DictConfig):
-            if not isinstance(value, DictConfig):
-                raise ConfigError(f"{where}: {prefix}{key} is a group of keys: {', '.join(map(str, expected))}")
-            _refuse_wrong_keys(value, expected, where, f"{prefix}{key}.")
-
-
-def _suggestion(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _in_plain_words(error: OmegaConfBaseException) -> str:
-    """One line that says what was expected; OmegaConf speaks of its own classes."""
-    text = str(error.msg or error).splitlines()[0]
-    text = next((plain for end, plain in _EXPECTED.items() if text.endswith(end)), text)
-    return f"{error.full_key}: {text}" if error.full_key else text
-
-
-def _unlock(node: DictConfig) -> None:
-    """Frozen dataclasses make every node read-only, which would forbid merging presets into the schema."""
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig):
-            _unlock(child)
-
-
-def _freeze_lists(value: Any) -> Any:
-    """OmegaConf gives lists for tuple fields; a frozen configuration holds tuples, so that it can be hashed."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)})
-    return tuple(value) if isinstance(value, list) and not isinstance(value, Enum) else value

@@ -16,8 +16,8 @@ from typing import Any
 
 from dialogue.tactics import TACTICS, Tactic, TacticCounts, tactics_of_counts
 from reward_servers.protocol import Dimension, Score
-from rl.checkpoint import write_atomically
 from rl.config import RunConfig
+from rl.files import write_atomically
 from rl.prompts import rollout_seed
 from rl.reward import Components
 from rl.rollout import Progress, RolloutPool, Sampling

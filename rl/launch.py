@@ -81,9 +81,7 @@ def prepare(config: RunConfig) -> Prepared:
     validate_trackers(config.trackers)
     RunFolder(config).check()
     train, held_out = _split(_conversations(config.data.path), config)
-    lessons = train
-    if config.warm_start.data:
-        lessons = [c for c in _conversations(config.warm_start.data) if c not in held_out]
+    lessons = _lessons(config, train, held_out)
     model_path = resolve_model(config.model.path)
     from transformers import AutoTokenizer  # takes seconds: after the data and the model were found
 
@@ -105,6 +103,16 @@ def prepare(config: RunConfig) -> Prepared:
 
 def _conversations(path: str) -> Sequence[Conversation]:
     return load_conversations("starter" if path == "starter" else Path(path))
+
+
+def _lessons(
+    config: RunConfig, train: Sequence[Conversation], held_out: Sequence[Conversation]
+) -> Sequence[Conversation]:
+    """What the warm start learns from: never a held-out conversation, whatever id it goes by in that file."""
+    if not config.warm_start.data:
+        return train
+    kept_apart = {conversation.turns for conversation in held_out}
+    return [c for c in _conversations(config.warm_start.data) if c.turns not in kept_apart]
 
 
 def _check_loss(config: RunConfig) -> None:
@@ -175,13 +183,13 @@ def run(prepared: Prepared) -> None:
         with log.phase("start reward servers", timings):
             scorer = start_scorer(config, on_exit)
         with log.phase("tag past turns", timings):
-            train_prompts = asked(_tagged_prompts(prepared.train, prepared, scorer), config)
+            train = _tagged_prompts(prepared.train, prepared, scorer)
             held_out = _evaluated(_tagged_prompts(prepared.held_out, prepared, scorer), config)
-        model_path = _warm_started(prepared, scorer, folder, log, timings)
+        model_path = _warm_started(prepared, train, scorer, folder, log, timings)
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
-        Trainer(config, workers, train_prompts, held_out, folder, log).run()
+        Trainer(config, workers, asked(train, config), held_out, folder, log).run()
         if held_out:
             for table in close_run(prepared, scorer, folder).tables():
                 log.show(table)
@@ -222,9 +230,17 @@ def _evaluated(held_out: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, .
 
 
 def _warm_started(
-    prepared: Prepared, scorer: BlockingScorer, folder: RunFolder, log: RunLog, timings: dict[str, float]
+    prepared: Prepared,
+    train: tuple[Prompt, ...],
+    scorer: BlockingScorer,
+    folder: RunFolder,
+    log: RunLog,
+    timings: dict[str, float],
 ) -> Path:
-    """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so."""
+    """The folder of the model that RL starts from: language-model fine-tuned first where the configuration says so.
+
+    `train` holds the training side's prompts, from which the warm start learns unless it has data of its own.
+    """
     from rl.warm_start import warm_start
 
     config = prepared.config
@@ -237,7 +253,10 @@ def _warm_started(
             for conversation in prepared.lessons
             for index in conversation.supporter_turns()
         }
-        prompts = _tagged_prompts(prepared.lessons, prepared, scorer)
+        prompts = train
+        if prepared.lessons != prepared.train:
+            with log.phase("tag the warm start's turns", timings):
+                prompts = _tagged_prompts(prepared.lessons, prepared, scorer)
         examples = reply_examples(prompts, texts, prepared.tokenizer)
         with log.phase("warm start", timings) as progress:
             losses = warm_start(config, prepared.model_path, examples, target.resolve(), progress)

@@ -16,8 +16,8 @@ from typing import Any, Protocol
 from rich.console import Console
 from rich.table import Table
 
-from rl.checkpoint import write_atomically
 from rl.config import ConfigError
+from rl.files import write_atomically
 
 SECONDS_BETWEEN_LINES = 15.0  # of progress within a phase, where the output is not a terminal
 TRACKERS = ("tensorboard", "wandb")

@@ -10,24 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
 
+from rl.engines.head import not_plain_logits
 from sft.config import ConfigError, ModelConfig, Precision, Quantisation
 
 
 class BaseModelError(ValueError):
     """A base that cannot be used. The message says why, and what to do."""
-
-
-def resolve_base(name: str) -> Path:
-    """The folder of a base: a folder, a known small model, or a hub id.
-
-    Raises:
-        rl.models.ModelError: no such folder or name, or the hub cannot be reached.
-    """
-    from rl.models import resolve_model
-
-    return resolve_model(name)
 
 
 def be_quiet() -> None:
@@ -80,7 +69,7 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
         check_nf4(device)
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": device.index or 0}}
     lm = AutoModelForCausalLM.from_pretrained(path, **options).requires_grad_(False)
-    reason = _unsupported(lm)
+    reason = not_plain_logits(lm)
     if reason:
         raise BaseModelError(f"model {path}: {reason}; its losses would be wrong, so it is refused")
     if config.gradient_checkpointing:
@@ -107,15 +96,3 @@ def _nf4(dtype: torch.dtype) -> Any:
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
     )
-
-
-def _unsupported(lm: Any) -> str:
-    """What this model does that the losses would leave out, or nothing."""
-    head = lm.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        return "its output layer is not a plain matrix"
-    config = lm.config.get_text_config()
-    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(config, key, None) not in (None, 1.0):
-            return f"its configuration sets {key}"
-    return ""

@@ -20,9 +20,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from rl.files import folder_at_once, write_atomically
+from rl.typed_yaml import changed_keys, to_yaml
 from sft.config import ConfigError, SftConfig
-from sft.config_loading import to_yaml
-from sft.files import folder_at_once, write_atomically
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 # Keys that may change between two starts of the same run without changing what a step does.
@@ -59,7 +59,8 @@ class RunFolder:
             return
         if not self._config.resume:
             raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-        changed = _changed_keys(saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        differences = changed_keys(to_yaml(SftConfig()), saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        changed = [f"{key}: {change}" for key, change in differences.items() if key not in _FREE_KEYS]
         if changed:
             raise ConfigError(
                 f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
@@ -121,24 +122,3 @@ class RunFolder:
     @staticmethod
     def load_state(checkpoint: Path) -> dict[str, Any]:
         return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
-
-
-def _changed_keys(old_text: str, new_text: str) -> list[str]:
-    from omegaconf import OmegaConf
-
-    # A key that did not exist when the run began had its present default then.
-    default, old, new = (
-        _flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (to_yaml(SftConfig()), old_text, new_text)
-    )
-    old = default | old
-    return [
-        f"{key}: {old.get(key)} -> {new.get(key)}"
-        for key in sorted(old.keys() | new.keys())
-        if old.get(key) != new.get(key) and key not in _FREE_KEYS
-    ]
-
-
-def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix.rstrip("."): node}
-    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}

@@ -28,7 +28,8 @@ def train(
 
     rapport sft train t4 data.folder=data --dry-run
     """
-    from sft.config_loading import load_config, to_yaml
+    from rl.typed_yaml import to_yaml
+    from sft.config_loading import load_config
 
     config = load_config(preset, overrides or [])
     if dry_run:

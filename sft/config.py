@@ -9,11 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from rl.config import ConfigError as ConfigError
 from sft.weights import LossWeights
-
-
-class ConfigError(ValueError):
-    """A configuration that cannot run. The message names the key, the value and what would be right."""
 
 
 class Precision(StrEnum):

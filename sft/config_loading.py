@@ -2,59 +2,32 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any, cast
 
-import yaml
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
-
+from rl.typed_yaml import Presets
 from sft.config import ConfigError, SftConfig
 from sft.examples import Loss
 
-PRESETS = Path(__file__).resolve().parent.parent / "configs" / "sft"
-
-
-def preset_names() -> list[str]:
-    """Names that `load_config` finds in configs/sft/."""
-    return sorted(path.stem for path in PRESETS.glob("*.yaml"))
+PRESETS = Presets(Path(__file__).resolve().parent.parent / "configs" / "sft", example="optimizer.lr=1e-4")
 
 
 def load_config(preset: str, overrides: Sequence[str] = ()) -> SftConfig:
     """Build and check the configuration of a run.
 
     Args:
-        preset: a name in configs/sft/ or the path of a YAML file.
+        preset: a name in configs/sft/ or the path of a YAML file. Its key `extends` names another to start from.
         overrides: `key=value` strings with dotted keys, e.g. `optimizer.lr=1e-4`.
 
     Raises:
         ConfigError: unknown preset, key or enum member, a value of the wrong type, or a combination that cannot run.
     """
-    schema = OmegaConf.structured(SftConfig)
-    _unlock(schema)
-    for where, layer in [_preset_layer(preset), *map(_override_layer, overrides)]:
-        _refuse_wrong_keys(layer, schema, where)
-        try:
-            schema = cast(DictConfig, OmegaConf.merge(schema, layer))
-        except OmegaConfBaseException as error:
-            raise ConfigError(f"{where}: {_one_line(error)}") from error
-    try:
-        config = cast(SftConfig, _freeze_lists(OmegaConf.to_object(schema)))
-    except (ValueError, OmegaConfBaseException) as error:
-        raise ConfigError(f"{preset}: {error}") from error
+    config = PRESETS.load(SftConfig, preset, overrides)
     problems = list(find_problems(config))
     if problems:
         raise ConfigError(f"{preset}: " + "; ".join(problems))
     return config
-
-
-def to_yaml(config: SftConfig) -> str:
-    """The resolved configuration; loading the text again gives an equal configuration."""
-    return OmegaConf.to_yaml(OmegaConf.structured(config))
 
 
 def find_problems(config: SftConfig) -> Iterable[str]:
@@ -118,63 +91,3 @@ def _range_problems(config: SftConfig) -> Iterable[str]:
         "optimizer.betas[1]": optimizer.betas[1],
     }
     yield from (f"{key}={value}: must lie from 0 to below 1" for key, value in shares.items() if not 0 <= value < 1)
-
-
-def _preset_layer(preset: str) -> tuple[str, DictConfig]:
-    path = Path(preset) if preset.endswith((".yaml", ".yml")) else PRESETS / f"{preset}.yaml"
-    if not path.is_file():
-        hint = _suggestion(preset, preset_names())
-        raise ConfigError(f"no preset {preset!r}{hint}; presets: {', '.join(preset_names())}, or the path of a .yaml")
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: not valid YAML: {error}") from error
-    if not isinstance(content, dict):
-        raise ConfigError(f"{path}: expected a mapping of keys to values at the top")
-    return str(path), OmegaConf.create(content)
-
-
-def _override_layer(override: str) -> tuple[str, DictConfig]:
-    if "=" not in override or override.startswith("="):
-        raise ConfigError(f"override {override!r}: expected key=value, for example optimizer.lr=1e-4")
-    written = override + '""' if override.endswith("=") else override  # data.own= is the empty text, not null
-    return f"override {override}", OmegaConf.from_dotlist([written])
-
-
-def _refuse_wrong_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
-    known = [str(key) for key in schema]
-    for key in map(str, layer):
-        if key not in schema:
-            hint = _suggestion(key, known)
-            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {', '.join(known)}")
-        value, expected = layer._get_node(key), schema[key]
-        if isinstance(expected, DictConfig):
-            if not isinstance(value, DictConfig):
-                raise ConfigError(f"{where}: {prefix}{key} is a group of keys: {', '.join(map(str, expected))}")
-            _refuse_wrong_keys(value, expected, where, f"{prefix}{key}.")
-
-
-def _suggestion(word: str, known: Sequence[str]) -> str:
-    close = difflib.get_close_matches(word, known, n=1)
-    return f" (did you mean {close[0]}?)" if close else ""
-
-
-def _one_line(error: OmegaConfBaseException) -> str:
-    text = str(error.msg or error).splitlines()[0]
-    return f"{error.full_key}: {text}" if error.full_key else text
-
-
-def _unlock(node: DictConfig) -> None:
-    """Frozen dataclasses make every node read-only, which would forbid merging presets into the schema."""
-    OmegaConf.set_readonly(node, False)
-    for key in node:
-        child = node._get_node(key)
-        if isinstance(child, DictConfig):
-            _unlock(child)
-
-
-def _freeze_lists(value: Any) -> Any:
-    """OmegaConf gives lists for tuple fields; a frozen configuration holds tuples."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return type(value)(**{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)})
-    return tuple(value) if isinstance(value, list) else value

@@ -13,9 +13,10 @@ from typing import Any
 
 import torch
 
-from sft.base import be_quiet, resolve_base
+from rl.files import folder_at_once
+from rl.models import resolve_model
+from sft.base import be_quiet
 from sft.config import ConfigError
-from sft.files import folder_at_once
 from sft.saved import ADAPTER, CONFIG, HEADS, HEADS_INFO, load_tokenizer, saved_config
 
 
@@ -36,7 +37,7 @@ def export_model(source: Path, out: Path) -> Path:
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another --out")
     chosen = model_folder(source)
-    base = resolve_base(saved_config(chosen).model.path)
+    base = resolve_model(saved_config(chosen).model.path)
     be_quiet()
     with folder_at_once(out) as folder:
         _merged(base, chosen).save_pretrained(folder)

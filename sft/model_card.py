@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from rl.files import write_atomically
 from sft.config import Quantisation
 from sft.examples import Source
-from sft.files import write_atomically
 from sft.mixing import mixing_shares
 from sft.preparing import Prepared
 from sft.tracking import read_metrics

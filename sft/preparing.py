@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from rl.models import resolve_model
 from sft.balance import class_weights, emotion_counts, strategy_counts
-from sft.base import check_nf4, compute_dtype, pick_device, resolve_base
+from sft.base import check_nf4, compute_dtype, pick_device
 from sft.checkpoint import RunFolder
 from sft.config import Quantisation, SftConfig
 from sft.corpus import Corpus, Examples, check_every_loss_is_fed, dev_rows, read_examples, tokenise
@@ -90,7 +91,7 @@ def prepare(config: SftConfig) -> Prepared:
         check_nf4(device)
     train = read_examples(config, Split.TRAIN)
     valid = read_examples(config, Split.VALID)
-    base = resolve_base(config.model.path)
+    base = resolve_model(config.model.path)
     tokenizer = load_tokenizer(base)
     chat = ChatTokens(tokenizer, token_config(config.data))
     corpus = tokenise(train, chat)

@@ -14,11 +14,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sft.base import BaseModelError, pick_device, resolve_base
+from rl.files import write_atomically
+from rl.models import resolve_model
+from rl.typed_yaml import to_yaml
+from sft.base import BaseModelError, pick_device
 from sft.config import SftConfig
-from sft.config_loading import load_config, to_yaml
+from sft.config_loading import load_config
 from sft.emotions import EMOTIONS
-from sft.files import write_atomically
 from sft.model import SftModel, build_model
 from sft.strategies import STRATEGIES
 
@@ -67,7 +69,7 @@ def load_model(folder: str | Path, device: torch.device | None = None) -> Loaded
     """
     place = Path(folder)
     config = saved_config(place)
-    base = resolve_base(config.model.path)
+    base = resolve_model(config.model.path)
     model = build_model(config, base, device or pick_device())
     load_weights(model, place)
     return Loaded(model.eval(), load_tokenizer(base), config)

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sft.files import write_atomically
+from rl.files import write_atomically
 
 
 class RunLog:

@@ -20,6 +20,18 @@ from torch import nn
 from torch.nn import functional
 
 
+def not_plain_logits(lm: Any) -> str:
+    """What stands between this model's last hidden states and its logits besides one matrix, or "" if nothing does."""
+    head = lm.get_output_embeddings()
+    if not isinstance(head, nn.Linear) or head.bias is not None:
+        return "its output layer is not a plain matrix"
+    config = lm.config.get_text_config()
+    for key in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(config, key, None) not in (None, 1.0):
+            return f"its configuration sets {key}"
+    return ""
+
+
 @dataclass(frozen=True, slots=True)
 class Scoring:
     """How log-probabilities are read. `temperature`: that of sampling. `chunk`: positions per product."""

@@ -15,7 +15,7 @@ from rl.config import Dtype, ModelConfig
 from rl.engines import attention
 from rl.engines.attention import Spans
 from rl.engines.base import Forward
-from rl.engines.head import ReplyHead, Scoring
+from rl.engines.head import ReplyHead, Scoring, not_plain_logits
 
 if TYPE_CHECKING:
     from peft import PeftConfig
@@ -158,12 +158,10 @@ def _load(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 def _unsupported(lm: PreTrainedModel) -> str:
     """What this model does that `PolicyModel.forward` would leave out, or nothing."""
-    head = lm.get_output_embeddings()
-    if not isinstance(head, nn.Linear) or head.bias is not None:
-        return "its output layer is not a plain matrix"
-    for key in ("final_logit_softcapping", "attn_logit_softcapping", "logit_scale", "logits_scaling"):
-        if getattr(lm.config, key, None) not in (None, 1.0):
-            return f"its configuration sets {key}"
+    if reason := not_plain_logits(lm):
+        return reason
+    if getattr(lm.config, "attn_logit_softcapping", None) is not None:
+        return "its configuration sets attn_logit_softcapping"
     if set(getattr(lm.config, "layer_types", None) or ["full_attention"]) != {"full_attention"}:
         return "it has layers without full attention"
     return ""

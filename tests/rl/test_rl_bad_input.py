@@ -1,35 +1,41 @@
-"""Each mistake of a user is one clear error and exit code 2, and Ray is never started for it."""
+"""Each mistake of a user is one clear error and exit code 2, and Ray is never started for it.
+
+The command line runs in this process: what is imported for one mistake serves the next. tests/test_cli.py starts it as
+a program.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
-import subprocess
-import sys
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
-REPO = Path(__file__).resolve().parents[2]
+import rapport
 
 
-def rapport(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rapport", *arguments],
-        cwd=REPO,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
+def run(*arguments: str) -> tuple[int, str, str]:
+    """(exit code, stdout, stderr) of the command line. Ray is there, but starting it fails the test."""
+    out, err = io.StringIO(), io.StringIO()
+    with (
+        mock.patch("ray.init", side_effect=AssertionError("Ray was started")),
+        mock.patch("sys.argv", ["rapport", *arguments]),
+        contextlib.redirect_stdout(out),
+        contextlib.redirect_stderr(err),
+        pytest.raises(SystemExit) as exit_,
+    ):
+        rapport.main()
+    return int(exit_.value.code or 0), out.getvalue(), err.getvalue()
 
 
 def refused(*arguments: str) -> str:
     """The error line of a command that must be refused."""
-    done = rapport(*arguments)
-    assert done.returncode == 2, done.stdout + done.stderr
-    assert "Traceback" not in done.stderr
-    assert "ray" not in done.stdout.lower()
-    return " ".join(done.stderr.split())
+    code, out, err = run(*arguments)
+    assert code == 2, out + err
+    return " ".join(err.split())
 
 
 def conversations(path: Path, *records: object) -> str:
@@ -108,7 +114,7 @@ def test_a_folder_that_holds_another_run(quick, tmp_path):
 
 
 def test_a_dry_run_prints_the_configuration_and_the_plan(quick):
-    done = rapport(*quick, "learner.ranks=2")
-    assert done.returncode == 0, done.stderr
-    assert "ranks: 2" in done.stdout
-    assert "fsdp2, 2 rank(s)" in done.stdout
+    code, out, err = run(*quick, "learner.ranks=2")
+    assert code == 0, err
+    assert "ranks: 2" in out
+    assert "fsdp2, 2 rank(s)" in out

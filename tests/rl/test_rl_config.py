@@ -5,13 +5,14 @@ from __future__ import annotations
 import pytest
 
 from rl.config import ConfigError, EngineName, LossConfig
-from rl.config_loading import load_config, preset_names, to_yaml
+from rl.config_loading import PRESETS, load_config
 from rl.launch import check_gpus
+from rl.typed_yaml import to_yaml
 
 PAPER = {"q-dkl": (1.0, 0.0), "q-h": (0.0, 1.0), "q-dkl-h": (0.5, 0.5)}
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_every_preset_parses_and_survives_a_round_trip(name, tmp_path):
     config = load_config(name)
     (tmp_path / "saved.yaml").write_text(to_yaml(config))

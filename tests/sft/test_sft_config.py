@@ -10,14 +10,15 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from rl.typed_yaml import to_yaml
 from sft.commands import app
 from sft.config import ConfigError, Quantisation
-from sft.config_loading import load_config, preset_names, to_yaml
+from sft.config_loading import PRESETS, load_config
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", PRESETS.names())
 def test_every_preset_parses_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
     config = load_config(name)
     (tmp_path / "saved.yaml").write_text(to_yaml(config))

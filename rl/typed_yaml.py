@@ -1,0 +1,149 @@
+"""YAML presets and `key=value` overrides merged into a typed configuration; errors say which key and what was expected.
+
+Works for any tree of frozen dataclasses: `rl.config.RunConfig` and `sft.config.SftConfig` are loaded by it.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, is_dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from rl.config import ConfigError
+
+Config = TypeVar("Config")
+_EXPECTED = {
+    "could not be converted to Integer": "expected a whole number",
+    "could not be converted to Float": "expected a number",
+    "is not a ListConfig, list or tuple.": "expected a list, such as [a,b]",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Presets:
+    """The YAML files of a folder. `example` is an override that makes sense for them, for error messages."""
+
+    folder: Path
+    example: str
+
+    def names(self) -> list[str]:
+        return sorted(path.stem for path in self.folder.glob("*.yaml"))
+
+    def load(self, kind: type[Config], preset: str, overrides: Sequence[str] = ()) -> Config:
+        """Merge defaults, preset and overrides, in this order.
+
+        Args:
+            kind: a frozen dataclass whose fields all have defaults.
+            preset: a name in the folder or the path of a YAML file. Its key `extends` names another to start from.
+            overrides: `key=value` strings with dotted keys; `key=` sets an empty text.
+
+        Raises:
+            ConfigError: unknown preset, key or enum member, or a value of the wrong type.
+        """
+        schema = OmegaConf.structured(kind)
+        _unlock(schema)
+        for where, layer in [*self._layers(preset), *map(self._override, overrides)]:
+            _refuse_wrong_keys(layer, schema, where)
+            try:
+                schema = cast(DictConfig, OmegaConf.merge(schema, layer))
+            except OmegaConfBaseException as error:
+                raise ConfigError(f"{where}: {_in_plain_words(error)}") from error
+        try:
+            return cast(Config, _freeze_lists(OmegaConf.to_object(schema)))
+        except (ValueError, OmegaConfBaseException) as error:
+            raise ConfigError(f"{preset}: {error}") from error
+
+    def _layers(self, preset: str) -> list[tuple[str, DictConfig]]:
+        path = Path(preset) if preset.endswith((".yaml", ".yml")) else self.folder / f"{preset}.yaml"
+        if not path.is_file():
+            known = self.names()
+            hint = _suggestion(preset, known)
+            raise ConfigError(f"no preset {preset!r}{hint}; presets: {', '.join(known)}, or the path of a .yaml")
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path}: not valid YAML: {error}") from error
+        if not isinstance(content, dict):
+            raise ConfigError(f"{path}: expected a mapping of keys to values at the top")
+        parent = content.pop("extends", None)
+        above = self._layers(str(parent)) if parent else []
+        return [*above, (str(path), OmegaConf.create(content))]
+
+    def _override(self, override: str) -> tuple[str, DictConfig]:
+        if "=" not in override or override.startswith("="):
+            raise ConfigError(f"override {override!r}: expected key=value, for example {self.example}")
+        written = override + '""' if override.endswith("=") else override  # else it would be null
+        return f"override {override}", OmegaConf.from_dotlist([written])
+
+
+def to_yaml(config: Any) -> str:
+    """The resolved configuration; loading the text again gives an equal configuration."""
+    return OmegaConf.to_yaml(OmegaConf.structured(config))
+
+
+def changed_keys(default: str, old: str, new: str) -> dict[str, str]:
+    """Dotted keys in which two configurations, written by `to_yaml`, differ, with "old value -> new value".
+
+    A key that did not exist when `old` was written had then the value that `default` has now.
+    """
+    start, before, after = (_flatten(OmegaConf.to_container(OmegaConf.create(text))) for text in (default, old, new))
+    before = start | before
+    return {
+        key: f"{before.get(key)} -> {after.get(key)}"
+        for key in sorted(before.keys() | after.keys())
+        if before.get(key) != after.get(key)
+    }
+
+
+def _refuse_wrong_keys(layer: DictConfig, schema: DictConfig, where: str, prefix: str = "") -> None:
+    known = [str(key) for key in schema]
+    for key in map(str, layer):
+        if key not in schema:
+            hint = _suggestion(key, known)
+            raise ConfigError(f"{where}: unknown key {prefix}{key}{hint}; keys here: {', '.join(known)}")
+        value, expected = layer._get_node(key), schema[key]
+        if isinstance(expected, DictConfig):
+            if not isinstance(value, DictConfig):
+                raise ConfigError(f"{where}: {prefix}{key} is a group of keys: {', '.join(map(str, expected))}")
+            _refuse_wrong_keys(value, expected, where, f"{prefix}{key}.")
+
+
+def _suggestion(word: str, known: Sequence[str]) -> str:
+    close = difflib.get_close_matches(word, known, n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _in_plain_words(error: OmegaConfBaseException) -> str:
+    """One line that says what was expected; OmegaConf speaks of its own classes."""
+    text = str(error.msg or error).splitlines()[0]
+    text = next((plain for end, plain in _EXPECTED.items() if text.endswith(end)), text)
+    return f"{error.full_key}: {text}" if error.full_key else text
+
+
+def _unlock(node: DictConfig) -> None:
+    """Frozen dataclasses make every node read-only, which would forbid merging presets into the schema."""
+    OmegaConf.set_readonly(node, False)
+    for key in node:
+        child = node._get_node(key)
+        if isinstance(child, DictConfig):
+            _unlock(child)
+
+
+def _freeze_lists(value: Any) -> Any:
+    """OmegaConf gives lists for tuple fields; a frozen configuration holds tuples, so that it can be hashed."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return type(value)(**{f.name: _freeze_lists(getattr(value, f.name)) for f in fields(value)})
+    return tuple(value) if isinstance(value, list) and not isinstance(value, Enum) else value
+
+
+def _flatten(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix.rstrip("."): node}
+    return {k: v for key, value in node.items() for k, v in _flatten(value, f"{prefix}{key}.").items()}
