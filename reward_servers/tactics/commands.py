@@ -38,18 +38,19 @@ def tag(
     threads: ThreadsOption = 1,
 ) -> None:
     """Add the tactics of every sentence to a file of replies."""
-    with _errors_for_people():
-        import torch
+    from reward_servers.tactics.tag_file import check_file, tag_file
 
-        from reward_servers.tactics.encoder_tagger import EncoderTagger
-        from reward_servers.tactics.tag_file import tag_file
+    check_file(in_path, out_path)
+    import torch
 
-        torch.set_num_threads(threads)
-        tagger = EncoderTagger.load(weights)
-        with _progress("tagging") as bar:
-            size = in_path.stat().st_size if in_path.is_file() else None
-            task = bar.add_task("tagging", total=size, note="")
-            replies, sentences = tag_file(in_path, out_path, tagger, lambda read: bar.update(task, completed=read))
+    from reward_servers.tactics.encoder_tagger import EncoderTagger
+
+    torch.set_num_threads(threads)
+    tagger = EncoderTagger.load(weights)
+    with _progress("tagging") as bar:
+        size = in_path.stat().st_size if in_path.is_file() else None
+        task = bar.add_task("tagging", total=size, note="")
+        replies, sentences = tag_file(in_path, out_path, tagger, lambda read: bar.update(task, completed=read))
     _console.print(f"{replies} replies, {sentences} sentences tagged by {tagger.version} -> {out_path}")
 
 
@@ -62,7 +63,7 @@ def train(
     threads: ThreadsOption = 1,
 ) -> None:
     """Cross-validate, then train on all labels and save. Thresholds of the saved tagger are the out-of-fold ones."""
-    with _errors_for_people(), _builder(data, threads) as builder:
+    with _builder(data, threads) as builder:
         from reward_servers.tactics.evaluation import best_thresholds
         from reward_servers.tactics.shipping import save_tagger
 
@@ -89,7 +90,7 @@ def evaluate(
     threads: ThreadsOption = 1,
 ) -> None:
     """Macro F1 per tactic on human labels, each reply judged by a model that never saw it."""
-    with _errors_for_people(), _builder(data, threads) as builder:
+    with _builder(data, threads) as builder:
         state = _machine_state(builder, machine_state)
         figures = builder.cross_validate(state, folds).evaluation().as_dict()
     _console.print_json(data=figures)
@@ -127,18 +128,3 @@ def _builder(data: Path, threads: int) -> Iterator[Builder]:
 def _progress(what: str) -> Progress:
     columns = (TextColumn(what), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
     return Progress(*columns, console=_console, transient=True, disable=not sys.stderr.isatty())
-
-
-@contextmanager
-def _errors_for_people() -> Iterator[None]:
-    """Errors that a person can mend are one line and exit code 2, not a traceback."""
-    from reward_servers.encoder import EncoderNotFoundError
-    from reward_servers.tactics.data import TagDataError
-    from reward_servers.tactics.shipping import TaggerWeightsError
-    from reward_servers.tactics.tag_file import TagFileError
-
-    try:
-        yield
-    except (TagFileError, TagDataError, TaggerWeightsError, EncoderNotFoundError) as error:
-        _console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
-        raise typer.Exit(2) from error

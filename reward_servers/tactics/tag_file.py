@@ -7,16 +7,34 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dialogue.sentences import split_sentences
-from reward_servers.tactics.encoder_tagger import EncoderTagger
+
+if TYPE_CHECKING:
+    from reward_servers.tactics.encoder_tagger import EncoderTagger
 
 _DIGITS = 4
 
 
 class TagFileError(ValueError):
     """A line or a path cannot be used. The message names the file, the line and what would be right."""
+
+
+def check_file(source: Path, target: Path) -> None:
+    """Read all of `source` and see whether `target` may be written: seconds, where loading a tagger takes longer.
+
+    Raises:
+        TagFileError: as `tag_file`.
+    """
+    if not source.is_file():
+        raise TagFileError(f"{source}: no such file")
+    if target.exists() and target.samefile(source):
+        raise TagFileError(f"{target}: the output would overwrite the input; choose another name")
+    if not target.parent.is_dir():
+        raise TagFileError(f"{target}: cannot write there (no such folder)")
+    for _ in _entries(source):
+        pass
 
 
 def tag_file(
@@ -42,10 +60,7 @@ def tag_file(
     Raises:
         TagFileError: `source` is missing or is `target`, `target` cannot be written, or a line is not as above.
     """
-    if not source.is_file():
-        raise TagFileError(f"{source}: no such file")
-    if target.exists() and target.samefile(source):
-        raise TagFileError(f"{target}: the output would overwrite the input; choose another name")
+    check_file(source, target)
     try:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".part")
     except OSError as error:
@@ -54,7 +69,8 @@ def tag_file(
     try:
         replies = sentences = 0
         with os.fdopen(handle, "w", encoding="utf-8") as out:
-            for entry in _tagged(source, tagger, on_line):
+            for given in _entries(source, on_line):
+                entry = _tag_entry(given, tagger)
                 out.write(json.dumps(entry, ensure_ascii=False) + "\n")
                 replies, sentences = replies + 1, sentences + len(entry["sentences"])
         partial.chmod(0o644)
@@ -64,13 +80,13 @@ def tag_file(
     return replies, sentences
 
 
-def _tagged(source: Path, tagger: EncoderTagger, on_line: Callable[[int], None] | None) -> Iterator[dict[str, Any]]:
+def _entries(source: Path, on_line: Callable[[int], None] | None = None) -> Iterator[dict[str, Any]]:
     read = 0
     with source.open("rb") as lines:
         for number, line in enumerate(lines, start=1):
             read += len(line)
             if line.strip():
-                yield _tag_entry(_parsed(line, f"{source}, line {number}"), tagger)
+                yield _parsed(line, f"{source}, line {number}")
             if on_line is not None:
                 on_line(read)
 

