@@ -37,6 +37,14 @@ class RewardMode(StrEnum):
     quality_times_diversity = "quality_times_diversity"
 
 
+class AdapterUse(StrEnum):
+    """How a rollout worker decodes under LoRA."""
+
+    auto = "auto"  # merged where it computes in float32 on a processor, else separate
+    merged = "merged"  # into the weights after every update, and rounded to their dtype: nothing more to multiply
+    separate = "separate"  # by vLLM's LoRA kernels
+
+
 class OverlongPrompt(StrEnum):
     """What happens to a prompt of more than `rollout.max_prompt_tokens`: nothing is ever cut."""
 
@@ -116,6 +124,7 @@ class RolloutConfig:
     max_prompt_tokens: int = 1024
     max_response_tokens: int = 256
     tensor_parallel_size: int = 1
+    adapter: AdapterUse = AdapterUse.auto
     kv_cache_gib: float = 0.5  # on CPU; on GPU `gpu_memory_utilization` decides
     gpu_memory_utilization: float = 0.4
     gpu_share: float = 1.0  # of its GPU, as Ray counts: below 1 a worker leaves room for a learner rank on the same one

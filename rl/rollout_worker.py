@@ -20,7 +20,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from dialogue.thinking import strip_thinking
-from rl.config import LoraConfig, RunConfig
+from rl.config import AdapterUse, LoraConfig, RunConfig
 from rl.types import Rollout, StopReason
 
 if TYPE_CHECKING:
@@ -96,6 +96,7 @@ class RolloutWorker:
         if not gpu:
             torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
         self._model_path = model_path
+        self._merges = merges_adapter(config, gpu)
         self._llm = _load_engine(config, model_path, gpu)
         self._engine = self._llm.llm_engine
         self._tokenizer = self._llm.get_tokenizer()
@@ -114,6 +115,8 @@ class RolloutWorker:
         if update.lora is None:
             check_complete(buckets, self._model_path)
             self._llm.collective_rpc("load_buckets", args=(buckets,))
+        elif self._merges:
+            self._llm.collective_rpc("load_merged", args=(buckets, self._model_path, update.lora))
         else:
             self._load_adapter(buckets, update.lora, update.version)
         self._llm.reset_prefix_cache()
@@ -202,8 +205,10 @@ def write_adapter(folder: Path, buckets: Sequence[WeightBucket], lora: LoraConfi
 
     from safetensors.torch import save_file
 
+    from rl.adapter_merge import adapter_pairs
     from rl.weight_sync import unpack
 
+    adapter_pairs(buckets)
     settings = {
         "peft_type": "LORA",
         "r": lora.rank,
@@ -212,15 +217,8 @@ def write_adapter(folder: Path, buckets: Sequence[WeightBucket], lora: LoraConfi
         "bias": "none",
     }
     tensors = {name: tensor for bucket in buckets for name, tensor in unpack(bucket)}
-    single = sorted(name for name in tensors if _partner(name) not in tensors)
-    if single:
-        raise ValueError(f"adapter tensors must come as pairs of lora_A and lora_B; alone: {', '.join(single[:3])}")
     save_file(tensors, folder / "adapter_model.safetensors")
     (folder / "adapter_config.json").write_text(json.dumps(settings), encoding="utf-8")
-
-
-def _partner(name: str) -> str:
-    return name.replace("lora_A", "lora_B") if "lora_A" in name else name.replace("lora_B", "lora_A")
 
 
 def check_complete(buckets: Sequence[WeightBucket], model_path: Path) -> None:
@@ -250,10 +248,28 @@ def _load_engine(config: RunConfig, model_path: Path, gpu: bool) -> Any:
     options = engine_options(config, model_path, gpu)
     if not gpu:
         cpu_sampler.install()
-    if not gpu and config.model.lora.rank:
+    if not gpu and config.model.lora.rank and not merges_adapter(config, gpu):
         install_single_adapter_kernels()
     options["worker_extension_cls"] = f"{SyncExtension.__module__}.{SyncExtension.__qualname__}"
     return LLM(**options)
+
+
+def merges_adapter(config: RunConfig, gpu: bool) -> bool:
+    """Whether workers fold the adapter into their weights.
+
+    In bfloat16 an update of a few parts in a thousand would be rounded away, so `auto` does it in float32 only; on GPUs
+    vLLM's LoRA kernels cost little.
+    """
+    import torch
+
+    from rl.engines.model import compute_dtype
+
+    choice = config.rollout.adapter
+    if not config.model.lora.rank or choice is AdapterUse.separate:
+        return False
+    if choice is AdapterUse.merged:
+        return True
+    return not gpu and compute_dtype(config.model.dtype, torch.device("cpu")) == torch.float32
 
 
 def engine_options(config: RunConfig, model_path: Path, gpu: bool) -> dict[str, Any]:
@@ -277,7 +293,7 @@ def engine_options(config: RunConfig, model_path: Path, gpu: bool) -> dict[str, 
         "enable_prefix_caching": True,
         "disable_log_stats": True,
     }
-    if lora.rank:
+    if lora.rank and not merges_adapter(config, gpu):
         options |= {"enable_lora": True, "max_loras": 1, "max_cpu_loras": 1, "max_lora_rank": _allowed_rank(lora.rank)}
         # else vLLM also multiplies the output layer by an adapter of zeros
         options["lora_target_modules"] = list(lora.target_modules)

@@ -12,10 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from rl.adapter_merge import merged_weights
+from rl.config import LoraConfig
 from rl.weight_sync import WeightBucket, unpack
 
 
@@ -28,6 +31,11 @@ class SyncExtension:
     def load_buckets(self, buckets: Sequence[WeightBucket]) -> None:
         """Replace all weights. The buckets hold a whole model under Hugging Face names, tied weights once."""
         self.reload_weights(weights_iterator=chain.from_iterable(map(unpack, buckets)))
+        repack_tied_head(self.model_runner.get_model())
+
+    def load_merged(self, buckets: Sequence[WeightBucket], model_path: Path, lora: LoraConfig) -> None:
+        """Replace all weights by those of the checkpoint at `model_path` with the adapter in `buckets` folded in."""
+        self.reload_weights(weights_iterator=merged_weights(model_path, buckets, lora))
         repack_tied_head(self.model_runner.get_model())
 
 

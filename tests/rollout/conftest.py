@@ -13,6 +13,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from cluster.session import ray_session
+from rl.config import AdapterUse
 from rl.rollout import RolloutPool
 from rl.types import Prompt
 
@@ -34,10 +35,11 @@ def pool(ray_cluster: None, tiny_model: Path) -> Iterator[RolloutPool]:
         pool.close()
 
 
-@pytest.fixture(scope="module")
-def lora_pool(ray_cluster: None, tiny_model: Path) -> Iterator[RolloutPool]:
-    """One worker that takes adapters."""
-    config = replace(CONFIG, model=replace(CONFIG.model, lora=LORA), rollout=replace(CONFIG.rollout, workers=1))
+@pytest.fixture(scope="module", params=["merged", pytest.param("separate", marks=pytest.mark.slow)])
+def lora_pool(request: pytest.FixtureRequest, ray_cluster: None, tiny_model: Path) -> Iterator[RolloutPool]:
+    """One worker that takes adapters, and folds them into its weights or keeps them apart."""
+    rollout = replace(CONFIG.rollout, workers=1, adapter=AdapterUse(request.param))
+    config = replace(CONFIG, model=replace(CONFIG.model, lora=LORA), rollout=rollout)
     pool = RolloutPool(config, tiny_model)
     try:
         pool.start()
