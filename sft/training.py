@@ -48,7 +48,7 @@ Metrics = dict[str, float]
 
 
 class TrainingError(RuntimeError):
-    """The loss is no longer a number."""
+    """The loss or its gradient is no longer a number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Trainer:
         """One optimizer step; the number of its losses is before the update.
 
         Raises:
-            TrainingError: the loss is not finite.
+            TrainingError: the loss or its gradient is not finite; the weights are those from before.
         """
         started = time.perf_counter()
         torch.manual_seed(_step_seed(self.config.seed, self.step))
@@ -146,13 +146,18 @@ class Trainer:
         return joint.parts
 
     def _apply(self) -> Metrics:
-        """Clip and update. With loss scaling, a step whose gradients overflow is skipped, and says so."""
+        """Clip and update. With loss scaling, a step whose gradients overflow is skipped, and says so; without, it ends
+        the run before the weights are touched."""
         config = self.config.optimizer
         share = lr_share(self.step, self.prepared.steps, config.warmup, config.decay)
         for group in self.optimizer.param_groups:
             group["lr"] = share * group["peak_lr"]
         self.scaler.unscale_(self.optimizer)
         norm = torch.nn.utils.clip_grad_norm_(self.model.trained().values(), config.max_grad_norm)
+        if not (norm.isfinite() or self.scaler.is_enabled()):
+            raise TrainingError(
+                f"step {self.step + 1}: the gradient is {float(norm)}; lower optimizer.lr, or start anew"
+            )
         scale = self.scaler.get_scale()
         self.scaler.step(self.optimizer)
         self.scaler.update()

@@ -225,6 +225,16 @@ def test_a_loss_that_is_no_number_stops_the_run(run_of: RunOf) -> None:
         trainer.update()
 
 
+def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_touched(run_of: RunOf) -> None:
+    trainer = Trainer(run_of(), CPU)
+    first, *others = trainer.model.trained().values()
+    first.register_hook(lambda gradient: gradient * float("nan"))
+    before = [value.detach().clone() for value in (first, *others)]
+    with pytest.raises(TrainingError, match="step 1: the gradient is nan"):
+        trainer.update()
+    assert all(torch.equal(old, new) for old, new in zip(before, (first, *others), strict=True))
+
+
 def test_a_loss_that_nothing_feeds_is_refused(run_of: RunOf) -> None:
     with pytest.raises(ConfigError, match=r"feeds affect: set losses\.affect=0"):
         run_of("losses.affect=1")
