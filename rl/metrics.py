@@ -58,6 +58,7 @@ def sample_records(scores: StepScores, batch_of: Sequence[ScoredGroup]) -> list[
             "prompt_id": group.prompt.id,
             "rollout": index,
             "seeker": group.prompt.history[-1]["content"],
+            "previous_counts": group.prompt.previous_counts,
             "text": rollout.text,
             "tokens": len(rollout.token_ids),
             "stop_reason": rollout.stop_reason.value,

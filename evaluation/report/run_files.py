@@ -228,6 +228,7 @@ def _sample(record: Record) -> Reply:
 
 def _common(record: Record) -> dict[str, Any]:
     """What training samples and held-out replies write alike."""
+    previous = _previous(record)
     sentences, tactics = record.items("sentences"), record.items("sentence_tactics")
     if not all(isinstance(sentence, str) for sentence in sentences):
         raise record.wrong("sentences", "a list of texts")
@@ -243,6 +244,7 @@ def _common(record: Record) -> dict[str, Any]:
         "sentences": tuple(sentences),
         "tactics": tuple(_tactics(record, names) for names in tactics),
         "raw": record.numbers("raw"),
+        "previous": previous,
     }
 
 
@@ -264,17 +266,24 @@ def _evaluation(record: Record) -> Evaluation:
 
 
 def _held_out(record: Record, step: int) -> Reply:
-    counts, dimensions = record.values.get("previous_counts"), record.values.get("dimensions")
-    if counts is not None and (not isinstance(counts, list) or len(counts) != len(TACTICS)):
-        raise record.wrong("previous_counts", f"null or {len(TACTICS)} counts")
+    dimensions = record.values.get("dimensions")
     if dimensions is not None and (not isinstance(dimensions, list) or len(dimensions) != len(Dimension)):
         raise record.wrong("dimensions", f"null or {len(Dimension)} numbers")
     return Reply(
         **_common(record),
         step=step,
         dimensions=tuple(dimensions) if dimensions is not None else None,
-        previous=tuple(t for t, n in zip(TACTICS, counts, strict=True) if n > 0) if counts is not None else None,
     )
+
+
+def _previous(record: Record) -> tuple[Tactic, ...] | None:
+    """The tactics of the supporter's previous turn; the samples of older runs do not tell."""
+    counts = record.values.get("previous_counts")
+    if counts is None:
+        return None
+    if not isinstance(counts, list) or len(counts) != len(TACTICS) or not all(isinstance(n, int) for n in counts):
+        raise record.wrong("previous_counts", f"null or {len(TACTICS)} counts")
+    return tuple(t for t, n in zip(TACTICS, counts, strict=True) if n > 0)
 
 
 def _closing(record: Record) -> Closing:

@@ -28,6 +28,7 @@ def sample(step: int, rollout: int, prompt: str, text: str, reward: float, **oth
         "prompt_id": prompt,
         "rollout": rollout,
         "seeker": TALK.turns[2].text if prompt == PROMPT else "My cat is ill & I <cannot> sleep.",
+        "previous_counts": [0, 0, 0, 1, 0, 0, 0, 0, 0, 0] if prompt == PROMPT else None,
         "text": text,
         "tokens": len(text.split()) + 1,
         "stop_reason": "eos",

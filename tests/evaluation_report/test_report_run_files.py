@@ -19,6 +19,7 @@ def test_a_whole_run(run_folder):
     assert run.samples[1].tactics == ((Tactic.VALIDATION, Tactic.PARAPHRASING), (Tactic.QUESTIONING,))
     assert run.samples[3].empty and run.samples[3].dimensions is None
     assert run.evaluations[0].replies[0].previous == (Tactic.ADVICE, Tactic.QUESTIONING)
+    assert run.samples[0].previous == (Tactic.VALIDATION,)
     assert run.series("eval/empathy") == ([0, 2], [2.5, 3.25])
     assert run.setting("model.lora.rank") == 8 and run.setting("model.lora.alpha", 3) == 3
 

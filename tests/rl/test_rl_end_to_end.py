@@ -140,6 +140,7 @@ def test_a_run_leaves_everything_it_should(finished):
     assert len(samples) == 4 * 3 * 3
     assert all(len(s["sentences"]) == len(s["sentence_tactics"]) for s in samples)
     assert {sample["policy_version"] for sample in samples} == {0, 1, 2, 3}
+    assert all((s["previous_counts"] is None) == s["prompt_id"].endswith("/1") for s in samples)
     closing = json.loads((run / "closing.json").read_text())
     assert (closing["before_step"], closing["after_step"]) == (0, 4)
     assert {"stickiness", "distinct_tactics", "empathy", "d_kl"} <= {row["name"] for row in closing["changes"]}
