@@ -11,9 +11,9 @@ Invariants
     Work goes on while one call waits for it. When the last one is cancelled, so is the work.
     Kept answers take at most `max_bytes`; those not asked for the longest make room.
 
-It lives inside a model's replica rather than in the client or the gateway. There the version of the weights is known and
-does not change under a key, several trainers and gateways share what is kept, and no answer outlives its weights. The
-price is that each replica computes an item once for itself. Everything runs in one event loop, so there is no lock.
+It lives inside a model's replica rather than in the client or the gateway: there the version of the weights is known
+and does not change under a key, several trainers and gateways share what is kept, and no answer outlives its weights.
+The price is that each replica computes an item once for itself. All of it runs in one event loop, so there is no lock.
 """
 
 from __future__ import annotations

@@ -15,7 +15,8 @@ States of a request
 What each part waits for, and who unblocks it
     client       an answer              the gateway; its own time-out; the error of a dead replica or a full queue
     gateway      both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
-                                        is shorter. It holds no lock and no state: any gateway can answer any call
+                                        is shorter. No lock, no state but counters: any gateway can answer any call
+    model server an equal item in work  that work; it goes on until the last call that waits for it is cancelled
     batch queue  more items             max_batch_size items, or batch_wait_s after the first
     model thread a batch                the batch queue, one batch at a time; a batch that never ends is ended by
                                         Serve, which replaces a replica whose health check (it runs in the same
