@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from dialogue.tactics import tactics_of_counts
 from reward_servers.chat_text import read_exchange
 from reward_servers.failures import RewardServerError
 from reward_servers.protocol import Dimension, ScoreFailure, ScoreRequest, ScoreResult
@@ -57,7 +58,7 @@ def encode_rewards(results: Sequence[ScoreResult]) -> dict[str, Any]:
     logs: dict[str, list[float]] = {
         dimension.value: [score.empathy.dimensions[k] for score in scores] for k, dimension in enumerate(Dimension)
     }
-    logs["distinct_tactics"] = [float(sum(count > 0 for count in score.tactic_counts)) for score in scores]
+    logs["distinct_tactics"] = [float(len(tactics_of_counts(score.tactic_counts))) for score in scores]
     return {
         "rewards": rewards,
         "scores": [min(1.0, max(0.0, (reward - _LOWEST) / (_HIGHEST - _LOWEST))) for reward in rewards],

@@ -204,14 +204,15 @@ def _raise_if_failed(config: ServiceConfig, application: ApplicationStatusOvervi
         else f"are not healthy after {config.start_timeout_s:g} s ({_progress(application)})"
     )
     needs = (
-        f"they need {_cpus(config):g} CPUs and {_gpus(config):g} GPUs, of which the cluster has free: "
+        f"they need {cpus_needed(config):g} CPUs and {_gpus(config):g} GPUs, of which the cluster has free: "
         f"{ray.available_resources().get('CPU', 0):g} CPUs, {ray.available_resources().get('GPU', 0):g} GPUs"
     )
     details = "\n".join(messages) or (application.message if application else "")
     raise ServiceStartError(f"the reward servers {config.app_name!r} {why}; {needs}\n{details}")
 
 
-def _cpus(config: ServiceConfig) -> float:
+def cpus_needed(config: ServiceConfig) -> float:
+    """CPUs that all replicas reserve together."""
     models = sum(d.replicas * d.num_cpus for d in (config.tagger, config.scorer))
     return models + config.gateways * config.gateway_cpus
 
