@@ -54,6 +54,7 @@ COMMANDS: dict[str, Entry] = {
     "serve": Entry("reward_servers.commands", "serve", "Serve tactics and empathy scores over HTTP: rapport serve"),
     "report": Entry("evaluation.report.commands", "report", "One HTML file about a run, or several compared."),
     "evaluate": Entry("evaluation.commands", "app", "Measure systems as the papers do."),
+    "judge": Entry("evaluation.judge.commands", "app", "An LLM as judge of empathy: may it be trusted?"),
 }
 
 
