@@ -15,7 +15,7 @@ PYTEST_ARGS ?=
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup gpu-setup quickstart test lint locks clean
+.PHONY: help setup gpu-setup quickstart serve-demo test lint locks clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ gpu-setup: ## the same from requirements/gpu.lock, for a machine with CUDA
 
 quickstart: $(STAMP) ## train SmolLM2-135M by GRPO on this machine and show what changed
 	$(BIN)/rapport train quickstart
+
+serve-demo: $(STAMP) ## start the reward servers on this machine and print a curl that works
+	$(BIN)/rapport serve configs/serve/demo.yaml
 
 test: lint ## lint, format check, types, and the test suite
 	$(BIN)/python -m pytest $(PYTEST_ARGS)

@@ -51,8 +51,10 @@ COMMANDS: dict[str, Entry] = {
     "tagger": Entry("reward_servers.tactics.commands", "app", "Train and evaluate the tactic tagger."),
     "score": Entry("reward_servers.empathy.commands", "score", "Score replies on the six dimensions of empathy."),
     "scorer": Entry("reward_servers.empathy.commands", "app", "Train and evaluate the empathy scorer."),
+    "serve": Entry("reward_servers.commands", "serve", "Serve tactics and empathy scores over HTTP: rapport serve"),
     "report": Entry("evaluation.report.commands", "report", "One HTML file about a run, or several compared."),
     "evaluate": Entry("evaluation.commands", "app", "Measure systems as the papers do."),
+    "judge": Entry("evaluation.judge.commands", "app", "An LLM as judge of empathy: may it be trusted?"),
 }
 
 

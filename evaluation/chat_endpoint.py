@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -25,6 +25,8 @@ from reward_servers.client import RetryPolicy
 from reward_servers.protocol import FailureKind
 
 logger = logging.getLogger(__name__)
+
+Pace = Callable[[], Awaitable[None]]
 
 _TIMEOUTS = (408, 504)
 _SHOWN = 200  # characters of a server's error
@@ -43,9 +45,11 @@ class _CallError(Exception):
 
 @asynccontextmanager
 async def open_endpoint(
-    url: str, name: str | None = None, token: str = "", policy: RetryPolicy | None = None
+    url: str, name: str | None = None, token: str = "", policy: RetryPolicy | None = None, pace: Pace | None = None
 ) -> AsyncIterator[ChatEndpoint]:
     """The model `name` at `url`, for example http://127.0.0.1:8000/v1; the server's only model if `name` is None.
+
+    `pace`, if there is one, is awaited before each call, retries included.
 
     Raises:
         EvaluationDataError: `url` is not an http(s) URL, or the server has several models and `name` is None.
@@ -61,7 +65,7 @@ async def open_endpoint(
     async with httpx.AsyncClient(
         headers=headers, limits=limits, timeout=policy.timeout_s, verify=certificates
     ) as client:
-        endpoint = ChatEndpoint(client, url.rstrip("/"), name or "", policy)
+        endpoint = ChatEndpoint(client, url.rstrip("/"), name or "", policy, pace)
         if name is None:
             endpoint.name = await endpoint.only_model()
         yield endpoint
@@ -70,11 +74,14 @@ async def open_endpoint(
 class ChatEndpoint:
     """See `open_endpoint`, which makes one. Belongs to one event loop."""
 
-    def __init__(self, client: httpx.AsyncClient, url: str, name: str, policy: RetryPolicy) -> None:
+    def __init__(
+        self, client: httpx.AsyncClient, url: str, name: str, policy: RetryPolicy, pace: Pace | None = None
+    ) -> None:
         self.name = name
         self._client = client
         self._url = url
         self._policy = policy
+        self._pace = pace
         self._slots = asyncio.Semaphore(policy.concurrency)
         self._random = random.Random()
 
@@ -114,6 +121,8 @@ class ChatEndpoint:
         for attempt in range(1, retries + 2):
             try:
                 async with self._slots:
+                    if self._pace is not None:
+                        await self._pace()
                     return await self._call(verb, path, body)
             except _CallError as error:
                 error.attempts = attempt

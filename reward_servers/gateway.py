@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from typing import Any
 
+from ray import serve
 from ray.serve.handle import DeploymentHandle
 from starlette.requests import Request
 from starlette.responses import Response
@@ -16,6 +17,7 @@ from reward_servers.handles import ask
 from reward_servers.http_routes import Calls, answer
 from reward_servers.model_server import Predictions, ReplyTactics
 from reward_servers.protocol import (
+    EmpathyResult,
     EmpathyScore,
     FailureKind,
     Score,
@@ -26,19 +28,38 @@ from reward_servers.protocol import (
     TagResult,
 )
 from reward_servers.service_config import GATEWAY, SCORER, TAGGER, ServiceConfig
+from reward_servers.service_metrics import GatewayMetrics
 from reward_servers.wire import complaint_about, complaint_about_response
 
 
 class Gateway:
-    """Validates, splits sentences, asks both model servers at once and joins their answers. Holds no state."""
+    """Validates, splits sentences, asks both model servers at once and joins their answers. Holds counters only."""
 
     def __init__(self, config: ServiceConfig, tagger: DeploymentHandle, scorer: DeploymentHandle) -> None:
         self.config = config
         self._tagger = tagger
         self._scorer = scorer
+        self._metrics = GatewayMetrics(serve.get_replica_context().replica_id.unique_id)
 
     async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult]:
         """One answer for each request, in order; `timeout_s` bounds the wait for the model servers."""
+        return await self._counted("score", self._score(requests, timeout_s))
+
+    async def tag(self, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
+        """Tactics of `(id, response)` pairs, in order."""
+        return await self._counted("tactics", self._tag(responses, timeout_s))
+
+    async def empathy(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[EmpathyResult]:
+        """The six dimensions alone, in order; no tagger is asked."""
+        return await self._counted("empathy", self._empathy(requests, timeout_s))
+
+    async def _counted(self, work: str, answers: Coroutine[Any, Any, list[Any]]) -> list[Any]:
+        with self._metrics.call():
+            results = await answers
+        self._metrics.count_replies(work, results)
+        return results
+
+    async def _score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult]:
         results: list[ScoreResult | None] = [self._refusal(request) for request in requests]
         places = [i for i, result in enumerate(results) if result is None]
         valid = [requests[i] for i in places]
@@ -51,8 +72,7 @@ class Gateway:
             results[i] = _join(request, cut, tagged, scored, versions)
         return [result for result in results if result is not None]
 
-    async def tag(self, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
-        """Tactics of `(id, response)` pairs, in order."""
+    async def _tag(self, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
         limits = self.config.limits
         complaints = [complaint_about_response(text, limits) for _, text in responses]
         cut = [tuple(split_sentences(t)) if c is None else () for (_, t), c in zip(responses, complaints, strict=True)]
@@ -61,6 +81,13 @@ class Gateway:
             _refused(name, complaint) if complaint is not None else _tagged(name, sentences, tagged)
             for (name, _), complaint, sentences, tagged in zip(responses, complaints, cut, tags, strict=True)
         ]
+
+    async def _empathy(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[EmpathyResult]:
+        refusals = [self._refusal(request) for request in requests]
+        valid = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
+        _, rated = await self._ask(self._scorer, SCORER, valid, timeout_s)
+        answers = iter(zip(valid, rated, strict=True))
+        return [_rated(*next(answers)) if refusal is None else refusal for refusal in refusals]
 
     async def health(self, timeout_s: float) -> dict[str, str]:
         """Deployment -> model version; raises `RewardServerError` when one does not answer."""
@@ -75,7 +102,8 @@ class Gateway:
 
     async def __call__(self, request: Request) -> Response:
         """An HTTP request."""
-        return await answer(request, self.config, Calls(self.score, self.tag, self.health))
+        calls = Calls(self.score, self.tag, self.empathy, self.health)
+        return await answer(request, self.config, calls, self._metrics)
 
     def _refusal(self, request: ScoreRequest) -> ScoreFailure | None:
         complaint = complaint_about(request, self.config.limits)
@@ -98,7 +126,10 @@ class Gateway:
         try:
             predictions: Predictions = await ask(model.predict, items, server=name, timeout_s=limit)
         except RewardServerError as error:
-            return "", [ItemFailure(error.kind, error.message, error.server) for _ in items]
+            failures = [ItemFailure(error.kind, error.message, error.server) for _ in items]
+            self._metrics.count_model(name, failures, kept=0, joined=0)
+            return "", list(failures)
+        self._metrics.count_model(name, predictions.items, predictions.kept, predictions.joined)
         return predictions.version, list(predictions.items)
 
 
@@ -114,6 +145,10 @@ def _tagged(request_id: str, sentences: tuple[str, ...], tagged: ReplyTactics | 
     if isinstance(tagged, ItemFailure):
         return _failed(request_id, tagged)
     return TaggedReply(sentences, tagged.tactics, tagged.probabilities)
+
+
+def _rated(request: ScoreRequest, rated: EmpathyScore | ItemFailure) -> EmpathyResult:
+    return _failed(request.id, rated) if isinstance(rated, ItemFailure) else rated
 
 
 def _join(

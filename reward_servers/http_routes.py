@@ -1,35 +1,40 @@
 """What the gateway does with an HTTP request: who may ask, how much, and how every error looks.
 
-An answer is always a JSON object. 200 has `results`, one for each request in order, failures among them; every other
-status has `{"error": {"kind", "message"}}` with a kind of `FailureKind`. No pickles, no paths, no URLs are read.
+An answer is a JSON object, but for `/metrics`. The routes of version 1 answer 200 with `results`, one for each request
+in order, failures among them; every status but 200 has `{"error": {"kind", "message"}}` with a kind of `FailureKind`.
+`openapi.py` describes all routes. No pickles, no paths, no URLs are read from a request.
 """
 
 from __future__ import annotations
 
+import base64
 import hmac
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Any
 
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from reward_servers.failures import RewardServerError
-from reward_servers.protocol import FailureKind, ScoreFailure, ScoreRequest, ScoreResult, TagResult
+from reward_servers.openapi import openapi_document
+from reward_servers.protocol import EmpathyResult, FailureKind, ScoreFailure, ScoreRequest, ScoreResult, TagResult
+from reward_servers.remote_reward import decode_queries, encode_rewards
 from reward_servers.service_config import GATEWAY, HttpConfig, ServiceConfig
+from reward_servers.service_metrics import CONTENT_TYPE, UNKNOWN_ROUTE, GatewayMetrics
 from reward_servers.wire import (
     WireError,
     body_list,
     body_seconds,
     decode_request,
     decode_response,
+    encode_empathy,
     encode_result,
     encode_tags,
     parse_body,
     request_id_of,
 )
-
-_ROUTES = ("POST /v1/score", "POST /v1/tactics", "GET /healthz")
 
 _STATUS = {
     FailureKind.TIMEOUT: 504,
@@ -43,10 +48,11 @@ _STATUS = {
 class _RefusedError(Exception):
     """A request that gets no further than the border."""
 
-    def __init__(self, status: int, message: str) -> None:
+    def __init__(self, status: int, message: str, **headers: str) -> None:
         super().__init__(status, message)
         self.status = status
         self.message = message
+        self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,33 +61,90 @@ class Calls:
 
     score: Callable[[Sequence[ScoreRequest], float], Awaitable[list[ScoreResult]]]
     tag: Callable[[Sequence[tuple[str, str]], float], Awaitable[list[TagResult]]]
+    empathy: Callable[[Sequence[ScoreRequest], float], Awaitable[list[EmpathyResult]]]
     health: Callable[[float], Awaitable[dict[str, str]]]
 
 
-async def answer(request: Request, config: ServiceConfig, calls: Calls) -> Response:
-    """Answer one HTTP request; raises only for errors in the server's own code.
+async def answer(request: Request, config: ServiceConfig, calls: Calls, metrics: GatewayMetrics) -> Response:
+    """Answer one HTTP request and count it; raises only for errors in the server's own code."""
+    began = perf_counter()
+    path = request.url.path
+    response = await _settle(request, config, calls, metrics)
+    metrics.count_request(path if path in _PATHS else UNKNOWN_ROUTE, response.status_code, began)
+    return response
 
-    POST /v1/score    `{"requests": [{"id", "history", "response"}], "timeout_s"?}` -> `{"results": [...]}`
-    POST /v1/tactics  `{"requests": [{"id", "response"}], "timeout_s"?}` -> `{"results": [...]}`
-    GET  /healthz     `{"status": "ok", "models": {deployment: version}}`
-    """
+
+async def _settle(request: Request, config: ServiceConfig, calls: Calls, metrics: GatewayMetrics) -> Response:
     try:
         _authorize(request, _http(config))
-        match (request.method, request.url.path):
-            case ("POST", "/v1/score"):
-                return await _answer_items(request, config, decode_request, calls.score, encode_result)
-            case ("POST", "/v1/tactics"):
-                return await _answer_items(request, config, decode_response, calls.tag, encode_tags)
-            case ("GET", "/healthz"):
-                return JSONResponse({"status": "ok", "models": await calls.health(config.call_timeout_s)})
-            case (method, path):
-                raise _RefusedError(404, f"no {method} {path[:80]!r} here; there are {', '.join(_ROUTES)}")
+        handler = _route(request)
+        return await handler(request, config, calls, metrics)
     except _RefusedError as refused:
-        return _error(refused.status, FailureKind.INVALID_REQUEST, refused.message)
+        return _error(refused.status, FailureKind.INVALID_REQUEST, refused.message, refused.headers)
     except WireError as error:
         return _error(400, FailureKind.INVALID_REQUEST, str(error))
     except RewardServerError as error:
         return _error(_STATUS[error.kind], error.kind, str(error))
+
+
+# --- routes --------------------------------------------------------------------------------------------------------
+
+_Handler = Callable[[Request, ServiceConfig, Calls, GatewayMetrics], Awaitable[Response]]
+
+
+async def _score(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
+    return await _answer_items(request, config, decode_request, calls.score, encode_result)
+
+
+async def _tactics(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
+    return await _answer_items(request, config, decode_response, calls.tag, encode_tags)
+
+
+async def _empathy(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
+    return await _answer_items(request, config, decode_request, calls.empathy, encode_empathy)
+
+
+async def _get_reward(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
+    requests = decode_queries(parse_body(await _read_json(request, _http(config))))
+    _check_count(len(requests), config)
+    return JSONResponse(encode_rewards(await calls.score(requests, config.call_timeout_s)))
+
+
+async def _healthz(_: Request, config: ServiceConfig, calls: Calls, __: GatewayMetrics) -> Response:
+    return JSONResponse({"status": "ok", "models": await calls.health(config.call_timeout_s)})
+
+
+async def _metrics(_: Request, __: ServiceConfig, ___: Calls, metrics: GatewayMetrics) -> Response:
+    return Response(metrics.text(), media_type=CONTENT_TYPE)
+
+
+async def _openapi(_: Request, config: ServiceConfig, __: Calls, ___: GatewayMetrics) -> Response:
+    return JSONResponse(openapi_document(config))
+
+
+ROUTES: dict[tuple[str, str], _Handler] = {
+    ("POST", "/v1/score"): _score,
+    ("POST", "/v1/tactics"): _tactics,
+    ("POST", "/v1/empathy"): _empathy,
+    ("POST", "/get_reward"): _get_reward,
+    ("GET", "/healthz"): _healthz,
+    ("GET", "/metrics"): _metrics,
+    ("GET", "/openapi.json"): _openapi,
+}
+_PATHS = {path: method for method, path in ROUTES}
+
+
+def _route(request: Request) -> _Handler:
+    method, path = request.method, request.url.path
+    if path not in _PATHS:
+        known = ", ".join(f"{verb} {known}" for verb, known in ROUTES)
+        raise _RefusedError(404, f"no {method} {path[:80]!r} here; there are {known}")
+    if method != _PATHS[path]:
+        raise _RefusedError(405, f"{path} answers {_PATHS[path]}, not {method[:20]!r}", allow=_PATHS[path])
+    return ROUTES[method, path]
+
+
+# --- the border ----------------------------------------------------------------------------------------------------
 
 
 async def _answer_items(
@@ -94,13 +157,17 @@ async def _answer_items(
     body = parse_body(await _read_json(request, _http(config)))
     entries = body_list(body, "requests", others=("timeout_s",))
     timeout_s = body_seconds(body, "timeout_s", config.call_timeout_s)
-    most = config.limits.max_requests_per_call
-    if len(entries) > most:
-        raise _RefusedError(413, f"{len(entries)} requests in one call, over the limit of {most}")
+    _check_count(len(entries), config)
     decoded = [_decoded(entry, f"requests[{i}]", decode) for i, entry in enumerate(entries)]
     answers = iter(await call([item for item in decoded if not isinstance(item, ScoreFailure)], timeout_s))
     results = [item if isinstance(item, ScoreFailure) else next(answers) for item in decoded]
     return JSONResponse({"results": [encode(result) for result in results]})
+
+
+def _check_count(count: int, config: ServiceConfig) -> None:
+    most = config.limits.max_requests_per_call
+    if count > most:
+        raise _RefusedError(413, f"{count} requests in one call, over the limit of {most}")
 
 
 def _decoded(entry: object, place: str, decode: Callable[[object, str], Any]) -> Any:
@@ -118,10 +185,26 @@ def _http(config: ServiceConfig) -> HttpConfig:
 
 
 def _authorize(request: Request, http: HttpConfig) -> None:
-    expected = f"Bearer {http.token}".encode()
     given = request.headers.get("authorization", "").encode("latin-1", "replace")
-    if http.token and not hmac.compare_digest(given, expected):
-        raise _RefusedError(401, "the token is missing or wrong: send `Authorization: Bearer <token>`")
+    if http.token and not hmac.compare_digest(_token_of(given), http.token.encode()):
+        raise _RefusedError(
+            401, "the token is missing or wrong: send `Authorization: Bearer <token>`", www_authenticate="Bearer"
+        )
+
+
+def _token_of(header: bytes) -> bytes:
+    """The bearer token, or the password of `http://any:<token>@host/`: callers like OpenRLHF only take a URL."""
+    scheme, _, value = header.partition(b" ")
+    match scheme.lower():
+        case b"bearer":
+            return value.strip()
+        case b"basic":
+            try:
+                return base64.b64decode(value.strip(), validate=True).partition(b":")[2]
+            except ValueError:
+                return b""
+        case _:
+            return b""
 
 
 async def _read_json(request: Request, http: HttpConfig) -> bytes:
@@ -137,5 +220,5 @@ async def _read_json(request: Request, http: HttpConfig) -> bytes:
     return b"".join(parts)
 
 
-def _error(status: int, kind: FailureKind, message: str) -> JSONResponse:
-    return JSONResponse({"error": {"kind": kind.value, "message": message}}, status_code=status)
+def _error(status: int, kind: FailureKind, message: str, headers: dict[str, str] | None = None) -> JSONResponse:
+    return JSONResponse({"error": {"kind": kind.value, "message": message}}, status_code=status, headers=headers)

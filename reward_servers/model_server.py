@@ -1,6 +1,7 @@
 """One model behind one queue: the Ray Serve deployment that every tagger and scorer runs in.
 
-    call (some items) -> pieces of at most max_batch_size -> Serve's batch queue -> model thread -> item by item answers
+    call (some items) -> what is not known yet, see `once` -> pieces of at most max_batch_size
+                      -> Serve's batch queue -> model thread -> item by item answers
 
 The model runs in a thread of its own, one batch at a time, so that the replica's event loop always answers health
 checks and takes new calls. An item that makes the model raise is found by halving the batch and fails alone: the models
@@ -25,10 +26,14 @@ from ray import serve
 
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.failures import ItemFailure, root_cause
+from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
 from reward_servers.service_config import DeploymentConfig, ServiceConfigError
 
 logger = logging.getLogger("ray.serve")
+
+_ENTRY_BYTES = 600  # of a kept prediction: its key, the places in the cache and six numbers
+_ROW_BYTES = 600  # of a sentence: ten boxed doubles in a tuple, and the tuple of its tactics
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,10 +46,19 @@ class ReplyTactics:
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """Answer of a model server to one call: the version of the weights, and one prediction or failure per item."""
+    """Answer of a model server to one call.
+
+    Attributes:
+        version: of the weights.
+        items: one prediction or failure per item.
+        kept: how many of them were known already.
+        joined: how many equalled an item that was being computed.
+    """
 
     version: str
     items: tuple[Any, ...]
+    kept: int = 0
+    joined: int = 0
 
 
 class UnhealthyModelError(RuntimeError):
@@ -70,12 +84,19 @@ class ModelServer(ABC):
 
     def __init__(self, name: str, config: DeploymentConfig) -> None:
         self._name = name
-        self._max_batch_size = config.max_batch_size
         self._model = load_model(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-model")
         self._batched = serve.batch(
             max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_s, batch_size_fn=_count_items
         )(self._run_batch)
+        self._once: WorkOnce[Any, Any] = WorkOnce(
+            self._batched,
+            lambda item: key_of(str(self._model.version), *self._identity(item)),
+            lambda answer: not isinstance(answer, ItemFailure),
+            self._size,
+            config.max_batch_size,
+            config.cache_bytes,
+        )
         self._first_probe = self._predict_checked([self._probe()])
 
     @abstractmethod
@@ -90,12 +111,18 @@ class ModelServer(ABC):
     def _complaint(self, item: Any, prediction: Any) -> str | None:
         """What is wrong with a prediction (shape, NaN); None when nothing is."""
 
+    @abstractmethod
+    def _identity(self, item: Any) -> tuple[object, ...]:
+        """All of an item that its prediction depends on, as strings and sequences of them."""
+
+    @abstractmethod
+    def _size(self, prediction: Any) -> int:
+        """Bytes that a prediction takes, roughly."""
+
     async def predict(self, items: Sequence[Any]) -> Predictions:
         """One prediction or `ItemFailure` per item, in order. Called by the gateway."""
-        size = self._max_batch_size
-        pieces = [items[i : i + size] for i in range(0, len(items), size)]
-        answers = await asyncio.gather(*(self._batched(piece) for piece in pieces))
-        return Predictions(str(self._model.version), tuple(chain.from_iterable(answers)))
+        shared = await self._once(items)
+        return Predictions(str(self._model.version), shared.answers, shared.kept, shared.joined)
 
     async def version(self) -> str:
         """Version of the loaded weights."""
@@ -162,6 +189,12 @@ class TaggerServer(ModelServer):
             return "a tactic probability is not in [0, 1]"
         return None
 
+    def _identity(self, item: Sequence[str]) -> tuple[object, ...]:
+        return tuple(item)
+
+    def _size(self, prediction: ReplyTactics) -> int:
+        return _ENTRY_BYTES + _ROW_BYTES * len(prediction.probabilities)
+
 
 class ScorerServer(ModelServer):
     """Serves an empathy scorer. Items are `ScoreRequest`s, predictions `EmpathyScore`s."""
@@ -179,6 +212,12 @@ class ScorerServer(ModelServer):
         if not all(math.isfinite(x) for x in prediction.dimensions):
             return f"an empathy dimension is not finite: {prediction.dimensions}"
         return None
+
+    def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
+        return tuple((m["role"], m["content"]) for m in item.history), item.response
+
+    def _size(self, prediction: EmpathyScore) -> int:
+        return _ENTRY_BYTES
 
 
 def _count_items(calls: list[Sequence[Any]]) -> int:

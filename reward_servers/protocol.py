@@ -139,3 +139,4 @@ class ScoreFailure:
 
 ScoreResult = Score | ScoreFailure
 TagResult = TaggedReply | ScoreFailure
+EmpathyResult = EmpathyScore | ScoreFailure

@@ -15,7 +15,8 @@ States of a request
 What each part waits for, and who unblocks it
     client       an answer              the gateway; its own time-out; the error of a dead replica or a full queue
     gateway      both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
-                                        is shorter. It holds no lock and no state: any gateway can answer any call
+                                        is shorter. No lock, no state but counters: any gateway can answer any call
+    model server an equal item in work  that work; it goes on until the last call that waits for it is cancelled
     batch queue  more items             max_batch_size items, or batch_wait_s after the first
     model thread a batch                the batch queue, one batch at a time; a batch that never ends is ended by
                                         Serve, which replaces a replica whose health check (it runs in the same
@@ -203,14 +204,15 @@ def _raise_if_failed(config: ServiceConfig, application: ApplicationStatusOvervi
         else f"are not healthy after {config.start_timeout_s:g} s ({_progress(application)})"
     )
     needs = (
-        f"they need {_cpus(config):g} CPUs and {_gpus(config):g} GPUs, of which the cluster has free: "
+        f"they need {cpus_needed(config):g} CPUs and {_gpus(config):g} GPUs, of which the cluster has free: "
         f"{ray.available_resources().get('CPU', 0):g} CPUs, {ray.available_resources().get('GPU', 0):g} GPUs"
     )
     details = "\n".join(messages) or (application.message if application else "")
     raise ServiceStartError(f"the reward servers {config.app_name!r} {why}; {needs}\n{details}")
 
 
-def _cpus(config: ServiceConfig) -> float:
+def cpus_needed(config: ServiceConfig) -> float:
+    """CPUs that all replicas reserve together."""
     models = sum(d.replicas * d.num_cpus for d in (config.tagger, config.scorer))
     return models + config.gateways * config.gateway_cpus
 

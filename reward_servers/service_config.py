@@ -41,6 +41,7 @@ class DeploymentConfig:
         batch_wait_s: how long the first reply of a batch waits for others.
         max_ongoing_calls: calls one replica holds at a time, those waiting for its model thread included.
         max_queued_calls: calls that may wait in one caller for a replica; beyond it callers are told OVERLOADED.
+        cache_bytes: memory of one replica for predictions that it gives again when asked the same; 0 keeps none.
         health_period_s: seconds between checks that run the model on a fixed reply.
         health_timeout_s: a check that takes longer fails; three failed checks in a row replace the replica.
     """
@@ -54,6 +55,7 @@ class DeploymentConfig:
     batch_wait_s: float = 0.005
     max_ongoing_calls: int = 64
     max_queued_calls: int = 256
+    cache_bytes: int = 64 * 2**20
     health_period_s: float = 10.0
     health_timeout_s: float = 30.0
 
@@ -62,7 +64,7 @@ class DeploymentConfig:
         _require(bool(module and colon and name), "loader", self.loader, "an import path like package.module:Class")
         for key in ("replicas", "max_batch_size", "max_ongoing_calls", "max_queued_calls"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        for key in ("num_cpus", "num_gpus", "batch_wait_s"):
+        for key in ("num_cpus", "num_gpus", "batch_wait_s", "cache_bytes"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         for key in ("health_period_s", "health_timeout_s"):
             _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")

@@ -15,6 +15,7 @@ from dialogue.conversation import Message
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.protocol import (
     Dimension,
+    EmpathyResult,
     EmpathyScore,
     FailureKind,
     Score,
@@ -147,6 +148,13 @@ def decode_result(value: object, place: str) -> ScoreResult:
     )
 
 
+def encode_empathy(result: EmpathyResult) -> dict[str, Any]:
+    """`{"empathy": {dimension: 1 to 5}, "aggregated_empathy"}`, or `{"request_id", "failure": {...}}`."""
+    if isinstance(result, ScoreFailure):
+        return _encode_failure(result)
+    return {"empathy": result.as_dict(), "aggregated_empathy": result.aggregated}
+
+
 def encode_tags(result: TagResult) -> dict[str, Any]:
     """A tagged reply, or `{"request_id", "failure": {...}}`."""
     return _encode_failure(result) if isinstance(result, ScoreFailure) else _encode_tags(result)
@@ -229,6 +237,15 @@ def body_list(body: dict[str, Any], key: str, others: Sequence[str] = ()) -> lis
     """The list `body[key]`, with no keys in the body but `key` and `others`."""
     _only(body, (key, *others), "the body")
     return _list(body.get(key), key)
+
+
+def body_texts(value: object, key: str) -> list[str]:
+    """A list of strings, each valid Unicode."""
+    texts = [_string(text, f"{key}[{i}]") for i, text in enumerate(_list(value, key))]
+    for i, text in enumerate(texts):
+        if not _is_unicode(text):
+            raise WireError(f"{key}[{i}] is not valid Unicode (half a surrogate pair)")
+    return texts
 
 
 def body_seconds(body: dict[str, Any], key: str, otherwise: float) -> float:

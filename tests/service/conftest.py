@@ -127,7 +127,13 @@ def _running(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         start_timeout_s=300,
         tagger=DeploymentConfig(f"{MODELS}:SeededTagger", num_cpus=0.5),
         scorer=DeploymentConfig(
-            f"{MODELS}:SeededScorer", str(gate), num_cpus=0.5, max_ongoing_calls=8, max_queued_calls=8, max_batch_size=8
+            f"{MODELS}:SeededScorer",
+            str(gate),
+            num_cpus=0.5,
+            max_ongoing_calls=8,
+            max_queued_calls=8,
+            max_batch_size=8,
+            cache_bytes=0,  # the tests of faults hold the same reply at the gate again and again
         ),
         http=HttpConfig(port=free_port(), token=TOKEN, max_body_bytes=200_000),
         limits=LimitsConfig(max_response_chars=500, max_requests_per_call=64),

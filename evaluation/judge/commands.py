@@ -1,0 +1,138 @@
+"""`rapport judge calibrate`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.status import Status
+
+    from evaluation.judge.calibration import Calibration
+    from evaluation.judge.judging import Judgement
+    from evaluation.replies import OnReply
+
+app = typer.Typer(no_args_is_help=True, help="An LLM as judge of empathy: may it be trusted?")
+
+
+@app.callback()
+def judge() -> None:
+    """An LLM as judge of empathy: may it be trusted?"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """The judge and how it is asked."""
+
+    url: str
+    name: str | None
+    token: str
+    per_minute: float
+    concurrency: int
+    max_tokens: int
+    temperature: float
+    cache: Path
+
+
+@app.command("calibrate")
+def calibrate_command(
+    url: Annotated[str, typer.Option("--judge", metavar="URL", help="OpenAI-compatible: http://host:8000/v1.")],
+    ratings: Annotated[
+        list[Path], typer.Option("--ratings", metavar="FILE", help="An expert's ratings, .csv or .jsonl; repeatable.")
+    ],
+    conversations: Annotated[
+        Path, typer.Option("--conversations", metavar="FILE", help="The rated conversations, .csv, .json or .jsonl.")
+    ],
+    out: Annotated[Path, typer.Option("--out", metavar="OUT.json", help="All figures, and whether it passed.")],
+    judge_name: Annotated[str | None, typer.Option(help="The model's name at the URL, if it has several.")] = None,
+    token: Annotated[str, typer.Option(envvar="RAPPORT_MODEL_TOKEN", help="Bearer token of the URL.")] = "",
+    calls_per_minute: Annotated[float, typer.Option(min=0, help="Limit of the endpoint, retries counted.")] = 60,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls in flight at once.")] = 4,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Longest answer, thinking included.")] = 1000,
+    temperature: Annotated[float, typer.Option(min=0, help="As it will be when the judge is used.")] = 0.0,
+    cache: Annotated[Path | None, typer.Option(metavar="DIR", help="Answers; reply-cache beside OUT.json.")] = None,
+    floor_kappa: Annotated[float, typer.Option(help="Lowest mean weighted kappa with the experts.")] = 0.4,
+    floor_spearman: Annotated[float, typer.Option(help="Lowest mean Spearman's rho with the experts.")] = 0.4,
+    floor_retest: Annotated[float, typer.Option(help="Lowest mean kappa of the judge with itself.")] = 0.6,
+    max_shift: Annotated[float, typer.Option(help="Largest shift by the order of the dimensions, in points.")] = 0.5,
+    allow_below_floor: Annotated[bool, typer.Option("--allow-below-floor", help="Exit 0 all the same.")] = False,
+    resamples: Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")] = 10_000,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
+) -> None:
+    """Compare an LLM judge with experts, before it trains a policy or measures one.
+
+    Each conversation is judged three times: as it is used, once more with
+    another seed (test-retest), and with the dimensions in reversed order
+    (position bias). Exit 2 if a floor is missed; the figures are written first.
+    A run that was stopped asks only for what its cache lacks.
+
+    \b
+    rapport judge calibrate --judge http://127.0.0.1:8000/v1 \\
+      --conversations lend_an_ear_50_conversations.csv \\
+      --ratings expert1_ratings.csv --ratings expert2_ratings.csv \\
+      --out calibration.json
+
+    \b
+    Ratings have conversation_id and the six dimensions, from 1 to 5:
+    validating_emotions, encouraging_elaboration, demonstrating_understanding,
+    advice_giving, self_oriented, dismissing_emotions.
+    """
+    from evaluation.files import check_target, write_json
+    from evaluation.judge.calibration import Floors, JudgeBelowFloorError, calibrate
+    from evaluation.judge.files import read_experts, read_texts
+    from evaluation.judge.printing import print_calibration
+    from evaluation.model_choice import CACHE_FOLDER
+    from evaluation.printing import result_console
+
+    check_target(out)
+    texts = read_texts(conversations)
+    experts, names = read_experts(ratings, texts)
+    folder = cache or out.parent / CACHE_FOLDER
+    asking = _Asking(url, judge_name, token, calls_per_minute, concurrency, max_tokens, temperature, folder)
+    passes = asyncio.run(_ask(asking, {name: texts[name] for name in names}))
+    floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
+    result = calibrate(experts, names, passes, floors, resamples, seed)
+    write_json(out, _written(asking, result))
+    print_calibration(result, result_console())
+    if result.problems and not allow_below_floor:
+        raise JudgeBelowFloorError(
+            "this judge must not train a policy: " + "; ".join(result.problems) + ". --allow-below-floor overrides"
+        )
+
+
+def _written(asking: _Asking, result: Calibration) -> dict[str, object]:
+    settings = {"url": asking.url, "name": asking.name, "temperature": asking.temperature}
+    return {"judge": {**settings, "max_tokens": asking.max_tokens}, **result.as_dict()}
+
+
+async def _ask(asking: _Asking, texts: Mapping[str, str]) -> tuple[Judgement, Judgement, Judgement]:
+    """The three passes; all of them keep to one limit of calls."""
+    from rich.console import Console
+
+    from evaluation.chat_endpoint import open_endpoint
+    from evaluation.judge.judging import judge_conversations
+    from evaluation.judge.pace import Pace
+    from evaluation.judge.rubric import IN_ORDER, REVERSED
+    from evaluation.replies import Sampling
+    from evaluation.reply_cache import ReplyCache
+    from reward_servers.client import RetryPolicy
+
+    policy = RetryPolicy(timeout_s=300.0, concurrency=asking.concurrency)
+    pace, cache = Pace(asking.per_minute), ReplyCache(asking.cache)
+    judged = []
+    with Console(stderr=True).status("judging") as status:
+        async with open_endpoint(asking.url, asking.name, asking.token, policy, pace) as model:
+            for number, (order, seed) in enumerate(((IN_ORDER, 0), (IN_ORDER, 1), (REVERSED, 0)), start=1):
+                on_reply = _telling(status, number)
+                sampling = Sampling(asking.max_tokens, asking.temperature, seed)
+                judged.append(await judge_conversations(model, texts, sampling, order, cache, on_reply))
+    return judged[0], judged[1], judged[2]
+
+
+def _telling(status: Status, number: int) -> OnReply:
+    return lambda done, asked: status.update(f"judging, pass {number} of 3: {done} of {asked}")

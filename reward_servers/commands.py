@@ -1,0 +1,90 @@
+"""`rapport serve`: the reward servers for as long as the command runs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from reward_servers.service_config import ServiceConfig
+
+TOKEN_VARIABLE = "RAPPORT_REWARD_TOKEN"
+
+
+def serve(
+    config_path: Annotated[
+        Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="What to serve; the shipped models if absent.")
+    ] = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on, instead of http.host.")] = "",
+    port: Annotated[int, typer.Option("--port", help="Port to listen on, instead of http.port.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and start nothing.")] = False,
+) -> None:
+    """Serve tactics and empathy scores over HTTP until Ctrl-C.
+
+    On this machine, or in the Ray cluster that RAY_ADDRESS names.
+
+    \b
+    Start it, and ask in another terminal:
+      rapport serve
+      curl http://127.0.0.1:8000/v1/score \\
+        -H 'Content-Type: application/json' \\
+        -d '{"requests": [{"id": "1", "response": "That hurts.", "history":
+             [{"role": "user", "content": "I lost my job."}]}]}'
+
+    \b
+    Routes:
+      POST /v1/score     tactics of each sentence, six dimensions, quality
+      POST /v1/tactics   the tactics alone
+      POST /v1/empathy   the six dimensions alone
+      POST /get_reward   OpenRLHF's remote reward model asks here
+      GET  /healthz      GET /metrics (Prometheus)      GET /openapi.json
+
+    \b
+    CONFIG.yaml, all keys optional (configs/serve/demo.yaml is one):
+      http: {host: 0.0.0.0, port: 8000, token: SECRET}
+      tagger: {replicas: 2, folder: runs/my-tagger}
+      scorer: {replicas: 4, num_gpus: 0.25}
+
+    \b
+    A token is needed where others can reach the port. The variable
+    RAPPORT_REWARD_TOKEN, if set, is the token: so it need not be in a file.
+    OpenRLHF sends none; give it http://any:TOKEN@HOST:PORT/get_reward
+
+    Ctrl-C takes no new calls and lets those in flight finish for ten seconds.
+    """
+    from reward_servers.service_file import load_service
+
+    config = _chosen(load_service(config_path), host, port)
+    if dry_run:
+        typer.echo(_described(config))
+        return
+    from cluster.session import ray_session
+    from reward_servers.serve import cpus_needed
+    from reward_servers.serving import check_port, serve_until_stopped
+
+    alone = not os.environ.get("RAY_ADDRESS")
+    if alone:
+        check_port(config)
+    with ray_session(parallel_actors=int(cpus_needed(config)) + 1):
+        serve_until_stopped(config, typer.echo)
+
+
+def _chosen(config: ServiceConfig, host: str, port: int) -> ServiceConfig:
+    """The configuration with the command line's address and the environment's token."""
+    assert config.http is not None, "load_service always has HTTP"
+    named = {"host": host, "port": port, "token": os.environ.get(TOKEN_VARIABLE, "")}
+    return replace(config, http=replace(config.http, **{key: value for key, value in named.items() if value}))
+
+
+def _described(config: ServiceConfig) -> str:
+    from dataclasses import asdict
+
+    import yaml
+
+    shown = asdict(config)
+    shown["http"]["token"] = "(set)" if shown["http"]["token"] else ""
+    return yaml.safe_dump(shown, sort_keys=False).rstrip()
