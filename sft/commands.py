@@ -1,4 +1,4 @@
-"""`rapport sft`: train, quickstart, export. Heavy modules are imported when a command runs, so `--help` is quick."""
+"""`rapport sft`: train, quickstart, dpo, export. Heavy modules are imported when a command runs: help is quick."""
 
 from __future__ import annotations
 
@@ -51,6 +51,39 @@ def train(
 def quickstart(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Fine-tune SmolLM2-135M with all heads on the shipped examples: minutes on 2 cores."""
     train("quickstart", overrides, dry_run)
+
+
+@app.command()
+def dpo(
+    start: Annotated[str, typer.Argument(help="The folder of a fine-tuning run, or a plain model (folder or hub id).")],
+    pairs: Annotated[str, typer.Option("--pairs", help="Preference pairs: a JSONL file, a folder, or a hub id.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example name=warm loss.beta=0.2 loss.safety_margin=1")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Second stage: learn from pairs which of two replies is preferred (DPO), against a frozen reference.
+
+    The reference is the fine-tuned model itself, or a plain model with its adapter off. A pair is one object a line:
+    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false}.
+    The defaults of model and rendering are those of START. A run that was interrupted goes on when started again.
+
+    rapport sft dpo runs/sft-quickstart --pairs pairs.jsonl name=sft-dpo loss.beta=0.1 --dry-run
+    """
+    from rl.typed_yaml import to_yaml
+    from sft.dpo.preparing import prepare_dpo
+
+    prepared = prepare_dpo(start, pairs, overrides or [])
+    if dry_run:
+        typer.echo(to_yaml(prepared.config))
+    typer.echo(prepared.describe())
+    if dry_run:
+        return
+    from sft.dpo.training import train_dpo
+
+    result = train_dpo(prepared)
+    typer.echo(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
+    typer.echo(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
 
 
 @app.command()
