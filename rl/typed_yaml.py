@@ -47,18 +47,11 @@ class Presets:
         Raises:
             ConfigError: unknown preset, key or enum member, or a value of the wrong type.
         """
-        schema = OmegaConf.structured(kind)
-        _unlock(schema)
-        for where, layer in [*self._layers(preset), *map(self._override, overrides)]:
-            _refuse_wrong_keys(layer, schema, where)
-            try:
-                schema = cast(DictConfig, OmegaConf.merge(schema, layer))
-            except OmegaConfBaseException as error:
-                raise ConfigError(f"{where}: {_in_plain_words(error)}") from error
-        try:
-            return cast(Config, _freeze_lists(OmegaConf.to_object(schema)))
-        except (ValueError, OmegaConfBaseException) as error:
-            raise ConfigError(f"{preset}: {error}") from error
+        return cast(Config, _merge(kind, [*self._layers(preset), *map(self._override, overrides)], preset))
+
+    def change(self, config: Config, overrides: Sequence[str]) -> Config:
+        """`config`, a frozen dataclass, with `key=value` overrides. Raises ConfigError as `load`."""
+        return cast(Config, _merge(config, list(map(self._override, overrides)), type(config).__name__))
 
     def _layers(self, preset: str) -> list[tuple[str, DictConfig]]:
         path = Path(preset) if preset.endswith((".yaml", ".yml")) else self.folder / f"{preset}.yaml"
@@ -81,6 +74,22 @@ class Presets:
             raise ConfigError(f"override {override!r}: expected key=value, for example {self.example}")
         written = override + '""' if override.endswith("=") else override  # else it would be null
         return f"override {override}", OmegaConf.from_dotlist([written])
+
+
+def _merge(start: Any, layers: Sequence[tuple[str, DictConfig]], name: str) -> Any:
+    """`start`: a dataclass or one of its objects. `name`: for messages about the whole."""
+    schema = OmegaConf.structured(start)
+    _unlock(schema)
+    for where, layer in layers:
+        _refuse_wrong_keys(layer, schema, where)
+        try:
+            schema = cast(DictConfig, OmegaConf.merge(schema, layer))
+        except OmegaConfBaseException as error:
+            raise ConfigError(f"{where}: {_in_plain_words(error)}") from error
+    try:
+        return _freeze_lists(OmegaConf.to_object(schema))
+    except (ValueError, OmegaConfBaseException) as error:
+        raise ConfigError(f"{name}: {error}") from error
 
 
 def to_yaml(config: Any) -> str:

@@ -18,11 +18,11 @@ import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rl.files import folder_at_once, write_atomically
 from rl.typed_yaml import changed_keys, to_yaml
-from sft.config import ConfigError, SftConfig
+from sft.config import ConfigError
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 # Keys that may change between two starts of the same run without changing what a step does.
@@ -33,10 +33,26 @@ class CheckpointError(RuntimeError):
     """A checkpoint could not be written. The message names the last good one."""
 
 
+class RunSettings(Protocol):
+    """What any stage's configuration says of its folder: a frozen dataclass whose fields all have defaults."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def output_dir(self) -> str: ...
+
+    @property
+    def keep_checkpoints(self) -> int: ...
+
+    @property
+    def resume(self) -> bool: ...
+
+
 class RunFolder:
     """`<output_dir>/<name>` and the rules for what may be written into it."""
 
-    def __init__(self, config: SftConfig) -> None:
+    def __init__(self, config: RunSettings) -> None:
         self.path = Path(config.output_dir) / config.name
         self._config = config
 
@@ -59,7 +75,8 @@ class RunFolder:
             return
         if not self._config.resume:
             raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-        differences = changed_keys(to_yaml(SftConfig()), saved.read_text(encoding="utf-8"), to_yaml(self._config))
+        default, now = to_yaml(type(self._config)()), to_yaml(self._config)
+        differences = changed_keys(default, saved.read_text(encoding="utf-8"), now)
         changed = [f"{key}: {change}" for key, change in differences.items() if key not in _FREE_KEYS]
         if changed:
             raise ConfigError(

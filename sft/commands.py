@@ -1,4 +1,4 @@
-"""`rapport sft`: train, quickstart, export. Heavy modules are imported when a command runs, so `--help` is quick."""
+"""`rapport sft`: train, quickstart, dpo, ablate, export. Heavy modules are imported when one runs."""
 
 from __future__ import annotations
 
@@ -51,6 +51,71 @@ def train(
 def quickstart(overrides: Overrides = None, dry_run: DryRun = False) -> None:
     """Fine-tune SmolLM2-135M with all heads on the shipped examples: minutes on 2 cores."""
     train("quickstart", overrides, dry_run)
+
+
+@app.command()
+def dpo(
+    start: Annotated[str, typer.Argument(help="The folder of a fine-tuning run, or a plain model (folder or hub id).")],
+    pairs: Annotated[str, typer.Option("--pairs", help="Preference pairs: a JSONL file, a folder, or a hub id.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key=value, for example name=warm loss.beta=0.2 loss.safety_margin=1")
+    ] = None,
+    dry_run: DryRun = False,
+) -> None:
+    """Second stage: learn from pairs which of two replies is preferred (DPO), against a frozen reference.
+
+    The reference is the fine-tuned model itself, or a plain model with its adapter off. A pair is one object a line:
+    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false}.
+    The defaults of model and rendering are those of START. A run that was interrupted goes on when started again.
+
+    rapport sft dpo runs/sft-quickstart --pairs pairs.jsonl name=sft-dpo loss.beta=0.1 --dry-run
+    """
+    from rl.typed_yaml import to_yaml
+    from sft.dpo.preparing import prepare_dpo
+
+    prepared = prepare_dpo(start, pairs, overrides or [])
+    if dry_run:
+        typer.echo(to_yaml(prepared.config))
+    typer.echo(prepared.describe())
+    if dry_run:
+        return
+    from sft.dpo.training import train_dpo
+
+    result = train_dpo(prepared)
+    typer.echo(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
+    typer.echo(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
+
+
+@app.command()
+def ablate(
+    preset: Annotated[str, typer.Argument(help="A preset of configs/sft/ (quickstart, t4) or a YAML file.")],
+    overrides: Overrides = None,
+    seeds: Annotated[
+        str, typer.Option("--seeds", help="Whole numbers with commas; each variant runs once for each.")
+    ] = "0,1,2",
+    split: Annotated[str, typer.Option("--split", help="What runs are measured on: valid or test.")] = "valid",
+    dry_run: DryRun = False,
+) -> None:
+    """Train the full recipe and variants without a loss (emotion, strategy, safety, all but LM), and compare them.
+
+    Every variant makes the same number of updates, in a run folder of its own below runs/<name>-ablation/. Started
+    again, finished runs are not repeated. Writes ablation.md, ablation.json and ablation.png there.
+
+    rapport sft ablate quickstart --seeds 0,1,2
+    """
+    from sft.ablation.variants import parse_seeds
+    from sft.config_loading import load_config
+    from sft.examples import Split
+
+    config, numbers = load_config(preset, overrides or []), parse_seeds(seeds)
+    if split not in (Split.VALID, Split.TEST):
+        raise typer.BadParameter(f"{split!r}: expected valid or test", param_hint="--split")
+    from sft.ablation.running import prepare_ablation, run_ablation
+
+    ablation = prepare_ablation(config, numbers, Split(split))
+    typer.echo(ablation.describe())
+    if not dry_run:
+        typer.echo(f"table {run_ablation(ablation, typer.echo)}")
 
 
 @app.command()

@@ -19,6 +19,8 @@ from sft.config import LoraConfig, ModelConfig, SftConfig
 from sft.examples import Loss
 from sft.heads import Heads, heads_wanted
 
+TRAINED_ADAPTER = "default"  # peft's own name for the first; a second one may be beside it, see `sft.dpo.policy`
+
 
 class SftModel(nn.Module):
     """`lm`: a PeftModel. `heads`: those that exist. `compute`: the dtype of the forward pass."""

@@ -21,7 +21,7 @@ from sft.base import BaseModelError, pick_device
 from sft.config import SftConfig
 from sft.config_loading import load_config
 from sft.emotions import EMOTIONS
-from sft.model import SftModel, build_model
+from sft.model import TRAINED_ADAPTER, SftModel, build_model
 from sft.strategies import STRATEGIES
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def save_model(model: SftModel, config: SftConfig, folder: Path) -> None:
     """Write adapter, heads and configuration into `folder`, which exists."""
     from safetensors.torch import save_file
 
-    model.lm.save_pretrained(str(folder), save_embedding_layers=False)
+    model.lm.save_pretrained(str(folder), save_embedding_layers=False, selected_adapters=[TRAINED_ADAPTER])
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty card; the run writes its own
     save_file({name: value.contiguous() for name, value in model.heads.state_dict().items()}, str(folder / HEADS))
     info = {"heads": sorted(model.heads), "labels": LABELS}

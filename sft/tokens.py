@@ -226,17 +226,43 @@ class ChatTokens:
         Raises:
             DataError: the last turn is not the seeker's, or the chat template refuses the conversation.
         """
+        ids, shown = self._fitting(conversation, self._config.max_tokens)
+        return Prompt(ids, self._seeker_end(conversation.id, ids, shown))
+
+    def answers(self, conversation: Conversation, replies: Sequence[str]) -> tuple[TokenSequence, ...] | None:
+        """The same prompt with each of several replies, as sequences that feed the LM; for preferences among them.
+
+        Earlier turns are left out, from the first on, until the longest fits `max_tokens`; None where the seeker's
+        last turn alone does not fit with it.
+
+        Raises:
+            DataError: the last turn is not the seeker's, or the chat template refuses the conversation.
+        """
+        encoded = [(*self._pieces.encode(text), self._tokenizer.eos_token_id) for text in replies]
+        longest = max(map(len, encoded))
+        prompt, shown = self._fitting(conversation, self._config.max_tokens - longest)
+        if len(prompt) + longest > self._config.max_tokens:
+            return None
+        fed, start = frozenset({Loss.LM}), len(prompt)
+        return tuple(
+            TokenSequence(
+                f"{conversation.id}/{number}", Source.OWN, fed, (*shown, Turn(Role.SUPPORTER, text)), (*prompt, *reply),
+                (ReplySpan(len(shown), start, start + len(reply)),),
+            )
+            for number, (text, reply) in enumerate(zip(replies, encoded, strict=True))
+        )  # fmt: skip
+
+    def _fitting(self, conversation: Conversation, limit: int) -> tuple[tuple[int, ...], tuple[Turn, ...]]:
+        """The opening of the reply to the last turn within `limit` tokens where that is possible, and its turns."""
         turns = conversation.turns
         if not turns or turns[-1].role is not Role.SEEKER:
             raise DataError(
                 f"conversation {conversation.id}: the last turn must be the seeker's, who is to be answered"
             )
         starts = [index for index, turn in enumerate(turns) if turn.role is Role.SEEKER]
-        limit = self._config.max_tokens
         place = bisect.bisect_left(starts, True, key=lambda s: len(self._opened(conversation.id, turns[s:])) <= limit)
-        first = starts[min(place, len(starts) - 1)]
-        ids = self._opened(conversation.id, turns[first:])
-        return Prompt(ids, self._seeker_end(conversation.id, ids, turns[first:]))
+        shown = turns[starts[min(place, len(starts) - 1)] :]
+        return self._opened(conversation.id, shown), shown
 
     def under_system(self, sequence: TokenSequence, system: str) -> TokenSequence:
         """The same turns and replies under another system prompt: what a rules-prompted teacher reads.

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -51,29 +52,45 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
 
 
+@dataclass(frozen=True, slots=True)
+class Panel:
+    """One plot: what is drawn of `metrics.jsonl`, by key, with its line's style and label."""
+
+    title: str
+    lines: Mapping[str, tuple[str, str]]
+    shares: bool = False
+
+
 def draw_curves(metrics: Path, picture: Path) -> None:
     """One panel for each loss, training and dev, and the heads' dev accuracy, as a PNG."""
+    panels = [two_sides(name) for name in ("loss", "lm", "emotion", "strategy", "safety", "affect")]
+    heads = {f"dev/{head}_accuracy": ("o-", head) for head in ("emotion", "strategy")}
+    draw_panels(metrics, picture, [*panels, Panel("dev accuracy", heads, shares=True)])
+
+
+def two_sides(name: str, shares: bool = False) -> Panel:
+    """A measure as it is in training and on the dev sequences."""
+    return Panel(name, {f"train/{name}": ("-", "train"), f"dev/{name}": ("o-", "dev")}, shares)
+
+
+def draw_panels(metrics: Path, picture: Path, panels: Sequence[Panel]) -> None:
+    """The panels that have something to show side by side, as a PNG; one that is empty takes the place of none."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     records = read_metrics(metrics)
-    losses = ["loss", "lm", "emotion", "strategy", "safety", "affect"]
-    shown = [name for name in losses if any(f"train/{name}" in r or f"dev/{name}" in r for r in records)]
-    figure = Figure(figsize=(4 * (len(shown) + 1), 3.2), layout="constrained")
+    shown = [panel for panel in panels if any(key in record for key in panel.lines for record in records)]
+    figure = Figure(figsize=(4 * max(len(shown), 1), 3.2), layout="constrained")
     FigureCanvasAgg(figure)
-    panels = figure.subplots(1, len(shown) + 1)
-    for panel, name in zip(panels, shown, strict=False):
-        for side, style in (("train", "-"), ("dev", "o-")):
-            _line(panel, records, f"{side}/{name}", style, side)
-        panel.set_title(name)
-    for head in ("emotion", "strategy"):
-        _line(panels[-1], records, f"dev/{head}_accuracy", "o-", head)
-    panels[-1].set_title("dev accuracy")
-    panels[-1].set_ylim(0, 1)
-    for panel in panels:
-        panel.set_xlabel("step")
-        if panel.get_lines():
-            panel.legend()
+    places = figure.subplots(1, max(len(shown), 1), squeeze=False)[0]
+    for place, panel in zip(places, shown, strict=False):
+        for key, (style, label) in panel.lines.items():
+            _line(place, records, key, style, label)
+        place.set_title(panel.title)
+        place.set_xlabel("step")
+        if panel.shares:
+            place.set_ylim(0, 1)
+        place.legend()
     temporary = picture.with_name(f".{picture.name}.writing")
     figure.savefig(temporary, format="png", dpi=110)
     temporary.replace(picture)

@@ -4,7 +4,7 @@
                        2. count the items of each loss in all of them
                        3. for each batch: student's states -> terms -> joint loss over the step's items -> backward
                        4. clip, update, log
-    now and then       dev loss, best model, early stopping; then a checkpoint
+    now and then       dev loss, best model, early stopping; then a checkpoint (`sft.loop`)
 
 Left out on purpose: several GPUs.
 
@@ -21,34 +21,23 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from sft.base import pick_device
 from sft.batching import Batch, LengthGroups, collate
-from sft.checkpoint import RunFolder
-from sft.config import SftConfig
-from sft.dev import DevResult, Stopper, dev_loss
+from sft.dev import DevResult, dev_loss
 from sft.examples import Loss
+from sft.loop import Evaluation, Metrics, Plan, Stepper, TrainingError, run_to_end, step_seed
 from sft.losses import joint_loss
 from sft.mixing import MixtureSampler
-from sft.model import SftModel, build_model
+from sft.model import build_model
 from sft.model_card import write_model_card
 from sft.preparing import Prepared
-from sft.saved import load_weights, save_model
-from sft.schedule import lr_share
 from sft.teacher import Teacher
 from sft.terms import TermOptions, batch_terms
 from sft.tokens import TokenSequence
-from sft.tracking import RunLog, draw_curves
-
-OPTIMIZER = "optimizer.pt"
-Metrics = dict[str, float]
-
-
-class TrainingError(RuntimeError):
-    """The loss or its gradient is no longer a number."""
+from sft.tracking import draw_curves
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,20 +48,19 @@ class TrainResult:
     steps: int
     best: float
     best_step: int
-    dev: DevResult | None
+    dev: Evaluation | None
 
 
-class Trainer:
-    """The parts of a run, and one update of it."""
+class Trainer(Stepper):
+    """The multi-task stage."""
 
     def __init__(self, prepared: Prepared, device: torch.device) -> None:
         config = self.config = prepared.config
+        plan = Plan(prepared.steps, config.save_every, config.optimizer, config.dev)
+        super().__init__(build_model(config, prepared.base, device), config, plan)
         self.prepared = prepared
-        self.model = build_model(config, prepared.base, device)
         self.teacher = Teacher(self.model, prepared.chat, prepared.pad_id, config.data.system)
         self.options = _options(prepared, device)
-        self.optimizer = make_optimizer(self.model, config)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=self.model.compute is torch.float16)
         self.sampler = MixtureSampler(prepared.corpus.sizes, config.data.alpha, config.seed)
         self.groups = LengthGroups(
             self.sampler,
@@ -80,8 +68,6 @@ class Trainer:
             config.optimizer.batch,
             config.data.length_window,
         )
-        self.stopper = Stopper(config.dev)
-        self.step = 0
 
     def update(self) -> Metrics:
         """One optimizer step; the number of its losses is before the update.
@@ -90,7 +76,7 @@ class Trainer:
             TrainingError: the loss or its gradient is not finite; the weights are those from before.
         """
         started = time.perf_counter()
-        torch.manual_seed(_step_seed(self.config.seed, self.step))
+        torch.manual_seed(step_seed(self.config.seed, self.step))
         self.model.train()
         batches = [self._next_batch() for _ in range(self.config.optimizer.accumulation)]
         items: Counter[Loss] = sum((Counter(batch.counts()) for _, batch in batches), Counter())
@@ -103,7 +89,6 @@ class Trainer:
             raise TrainingError(f"step {self.step + 1}: the loss is {total}; lower optimizer.lr, or start anew")
         values = {"train/loss": total, **{f"train/{loss.value}": value for loss, value in parts.items()}}
         values |= self._apply()
-        self.step += 1
         seconds = time.perf_counter() - started
         tokens = sum(int(batch.attention.sum()) for _, batch in batches)
         return values | {"tokens": float(tokens), "tokens_per_s": tokens / seconds, "seconds": seconds} | self._shares()
@@ -111,26 +96,6 @@ class Trainer:
     def evaluate(self) -> DevResult:
         batch, prepared = self.config.optimizer.batch, self.prepared
         return dev_loss(self.model, self.teacher, prepared.dev, self.options, batch, prepared.pad_id)
-
-    def state(self) -> dict[str, Any]:
-        """What `save` does not keep as tensors; fit for JSON."""
-        return {"step": self.step, "groups": self.groups.state_dict(), "stopper": self.stopper.state_dict()}
-
-    def save(self, folder: Path) -> None:
-        save_model(self.model, self.config, folder)
-        state = {"optimizer": self.optimizer.state_dict(), "scaler": self.scaler.state_dict()}
-        torch.save(state, folder / OPTIMIZER)
-
-    def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, exactly."""
-        load_weights(self.model, checkpoint)
-        tensors = torch.load(checkpoint / OPTIMIZER, map_location=self.model.device, weights_only=True)
-        self.optimizer.load_state_dict(tensors["optimizer"])
-        self.scaler.load_state_dict(tensors["scaler"])
-        state = RunFolder.load_state(checkpoint)
-        self.groups.load_state_dict(state["groups"])
-        self.stopper.load_state_dict(state["stopper"])
-        self.step = state["step"]
 
     def _next_batch(self) -> tuple[list[TokenSequence], Batch]:
         rows = [self.prepared.corpus.row(draw) for draw in self.groups.next_batch()]
@@ -144,30 +109,6 @@ class Trainer:
         if joint.total is not None:
             self.scaler.scale(joint.total).backward()
         return joint.parts
-
-    def _apply(self) -> Metrics:
-        """Clip and update. With loss scaling, a step whose gradients overflow is skipped, and says so; without, it ends
-        the run before the weights are touched."""
-        config = self.config.optimizer
-        share = lr_share(self.step, self.prepared.steps, config.warmup, config.decay)
-        for group in self.optimizer.param_groups:
-            group["lr"] = share * group["peak_lr"]
-        self.scaler.unscale_(self.optimizer)
-        norm = torch.nn.utils.clip_grad_norm_(self.model.trained().values(), config.max_grad_norm)
-        if not (norm.isfinite() or self.scaler.is_enabled()):
-            raise TrainingError(
-                f"step {self.step + 1}: the gradient is {float(norm)}; lower optimizer.lr, or start anew"
-            )
-        scale = self.scaler.get_scale()
-        self.scaler.step(self.optimizer)
-        self.scaler.update()
-        self.optimizer.zero_grad(set_to_none=True)
-        values = {"lr": share * config.lr}
-        if norm.isfinite():
-            values["grad_norm"] = float(norm)
-        if self.scaler.is_enabled():
-            values |= {"loss_scale": scale, "skipped": float(self.scaler.get_scale() < scale)}
-        return values
 
     def _shares(self) -> Metrics:
         """Realised shares of the mixture; they run ahead by what is left of the window of `LengthGroups`."""
@@ -188,62 +129,13 @@ def train(prepared: Prepared, after_step: Callable[[int], None] = lambda step: N
     config, folder = prepared.config, prepared.folder
     folder.prepare()
     trainer = Trainer(prepared, pick_device())
-    checkpoint = folder.latest()
-    if checkpoint is not None:
-        trainer.load(checkpoint)
-    log = RunLog(folder.path, config.tensorboard, trainer.step)
-    if checkpoint is not None:
-        log.say(f"going on from {checkpoint}")
-    dev: DevResult | None = None
-    while trainer.step < prepared.steps and not trainer.stopper.stop:
-        values = trainer.update()
-        log.metrics(trainer.step, values)
-        log.say(_line(trainer.step, prepared.steps, values))
-        after_step(trainer.step)
-        last = trainer.step == prepared.steps
-        if last or (config.dev.every and trainer.step % config.dev.every == 0):
-            dev = _evaluate(trainer, folder, log)
-        if last or trainer.stopper.stop or trainer.step % config.save_every == 0:
-            folder.save(trainer.state(), trainer.save)
-    log.close()
+    dev = run_to_end(trainer, folder, config.tensorboard, after_step)
     draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
     write_model_card(prepared, trainer.stopper.best, trainer.stopper.best_step, trainer.step)
     return TrainResult(folder.path, trainer.step, trainer.stopper.best, trainer.stopper.best_step, dev)
-
-
-def make_optimizer(model: SftModel, config: SftConfig) -> torch.optim.AdamW:
-    """AdamW over two groups, adapter and heads, each with its `peak_lr`."""
-    trained = model.trained()
-    heads = [value for name, value in trained.items() if name.startswith("heads.")]
-    adapter = [value for name, value in trained.items() if not name.startswith("heads.")]
-    groups: list[dict[str, Any]] = [{"params": adapter, "peak_lr": config.optimizer.lr}]
-    if heads:
-        groups.append({"params": heads, "peak_lr": config.optimizer.head_lr})
-    settings = config.optimizer
-    return torch.optim.AdamW(groups, lr=settings.lr, betas=settings.betas, weight_decay=settings.weight_decay)
 
 
 def _options(prepared: Prepared, device: torch.device) -> TermOptions:
     config = prepared.config
     weights = {loss: values.to(device) for loss, values in prepared.class_weights.items()}
     return TermOptions(config.losses, config.safety.tau, config.vocabulary_chunk, weights)
-
-
-def _evaluate(trainer: Trainer, folder: RunFolder, log: RunLog) -> DevResult:
-    result = trainer.evaluate()
-    best = trainer.stopper.enter(result.loss, trainer.step)
-    if best:
-        folder.save_best(lambda place: save_model(trainer.model, trainer.config, place))
-    log.metrics(trainer.step, result.as_metrics())
-    log.say(f"dev loss {result.loss:.4f}" + (" (best so far)" if best else ""))
-    return result
-
-
-def _step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step: dropout after a resume is what it would have been."""
-    return (seed * 1_000_003 + step) % 2**63
-
-
-def _line(step: int, steps: int, values: Metrics) -> str:
-    parts = " ".join(f"{k.removeprefix('train/')} {v:.4f}" for k, v in values.items() if k.startswith("train/"))
-    return f"step {step}/{steps}: {parts}, {values['tokens_per_s']:.0f} tokens/s"

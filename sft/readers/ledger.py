@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any
+from typing import Any, Generic, Protocol, TypeVar
 
 from dialogue.loaders import DataError
 from sft.examples import Example, Split
@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TOO_MANY_WORKERS = "too_many_workers"
     ROWS_DISAGREE = "rows_disagree"
     DUPLICATE_ID = "duplicate_id"
+    IDENTICAL_REPLIES = "identical_replies"
 
 
 class Note(StrEnum):
@@ -80,8 +81,21 @@ class BadPlace:
         return f"{self.place}: {self.found} [{self.reason}]"
 
 
+class Readable(Protocol):
+    """What a record becomes: it has a name of its own and belongs to a split."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def split(self) -> Split: ...
+
+
+T = TypeVar("T", bound=Readable)
+
+
 @dataclass(frozen=True, slots=True)
-class ReadReport:
+class Report(Generic[T]):
     """What was read.
 
     Attributes:
@@ -92,7 +106,7 @@ class ReadReport:
         bad: the bad records among all seen, in the order of the data.
     """
 
-    examples: tuple[Example, ...]
+    examples: tuple[T, ...]
     records: int
     left_out: int
     notes: Counter[Note]
@@ -102,19 +116,20 @@ class ReadReport:
         return Counter(place.reason for place in self.bad)
 
 
-Parse = Callable[[Any, Counter[Note]], Example | None]
+ReadReport = Report[Example]
+Parse = Callable[[Any, Counter[Note]], T | None]
 """A record's value -> its example, or None where its rule leaves it out; raises `BadRecord`. It counts its notes."""
 
 
 @dataclass(slots=True)
-class _Ledger:
+class _Ledger(Generic[T]):
     records: int = 0
     left_out: int = 0
     notes: Counter[Note] = field(default_factory=Counter)
     bad: list[BadPlace] = field(default_factory=list)
-    examples: dict[str, Example] = field(default_factory=dict)
+    examples: dict[str, T] = field(default_factory=dict)
 
-    def enter(self, record: Record, parse: Parse) -> None:
+    def enter(self, record: Record, parse: Parse[T]) -> None:
         self.records += 1
         notes: Counter[Note] = Counter()
         try:
@@ -134,8 +149,8 @@ class _Ledger:
 
 
 def read_records(
-    records: Iterable[Record], parse: Parse, origin: str, split: Split | None, max_bad_share: float
-) -> ReadReport:
+    records: Iterable[Record], parse: Parse[T], origin: str, split: Split | None, max_bad_share: float
+) -> Report[T]:
     """Parse every record.
 
     Args:
@@ -148,17 +163,17 @@ def read_records(
     """
     if not 0 <= max_bad_share <= 1:
         raise ValueError(f"max_bad_share is {max_bad_share}; it must lie from 0 to 1")
-    ledger = _Ledger()
+    ledger: _Ledger[T] = _Ledger()
     for record in records:
         ledger.enter(record, parse)
     _refuse_or_warn(ledger, origin, max_bad_share)
     kept = tuple(example for example in ledger.examples.values() if split in (None, example.split))
     if not kept:
         raise DataError(f"{origin}: no example of split {split or 'any'} in {ledger.records} records; expected some")
-    return ReadReport(kept, ledger.records, ledger.left_out, ledger.notes, tuple(ledger.bad))
+    return Report(kept, ledger.records, ledger.left_out, ledger.notes, tuple(ledger.bad))
 
 
-def _refuse_or_warn(ledger: _Ledger, origin: str, max_bad_share: float) -> None:
+def _refuse_or_warn(ledger: _Ledger[Any], origin: str, max_bad_share: float) -> None:
     if not ledger.bad:
         return
     reasons = Counter(place.reason for place in ledger.bad)

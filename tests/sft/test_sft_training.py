@@ -12,19 +12,20 @@ import torch
 from safetensors.torch import load_file
 
 from dialogue.conversation import Conversation, Role, Turn
-from sft import training
+from sft import loop
 from sft.checkpoint import CheckpointError, RunFolder
 from sft.config import ConfigError, Decay, DevConfig
 from sft.corpus import dev_rows
 from sft.dev import DevResult, Stopper
 from sft.examples import Loss
+from sft.loop import TrainingError
 from sft.model_card import write_model_card
 from sft.predict import Companion, Sampling
 from sft.preparing import Prepared
 from sft.schedule import lr_share
 from sft.strategies import STRATEGIES
 from sft.tracking import read_metrics
-from sft.training import Trainer, TrainingError, train
+from sft.training import Trainer, train
 
 RunOf = Callable[..., Prepared]
 
@@ -201,14 +202,14 @@ def test_the_stopper_counts() -> None:
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(run_of: RunOf, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = training.save_model
+    real = loop.save_model
 
     def fills_the_disk(model, config, folder: Path) -> None:
         real(model, config, folder)
         if "step-000004" in folder.name:
             raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(training, "save_model", fills_the_disk)
+    monkeypatch.setattr(loop, "save_model", fills_the_disk)
     prepared = run_of()
     with pytest.raises(CheckpointError, match=r"No space left.*last good checkpoint is .*step-000002"):
         train(prepared)

@@ -1,0 +1,129 @@
+"""What a finished run is worth on sequences that are the same for every run: LM loss, and heads where it has any."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from sft.batching import collate
+from sft.corpus import Corpus
+from sft.emotions import EMOTION_CLASSES, emotion_target
+from sft.examples import Loss
+from sft.model import SftModel
+from sft.strategies import STRATEGIES
+from sft.tokens import TokenSequence
+from sft.vocabulary import token_nll
+
+CLASSES = {Loss.EMOTION: EMOTION_CLASSES, Loss.STRATEGY: len(STRATEGIES)}
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """Of one run, or of a rule that needs none (the majority class).
+
+    Attributes:
+        lm_loss: mean over reply tokens, in nats.
+        emotion_accuracy, strategy_accuracy: the share of turns whose likeliest class is one of the labels.
+        emotion_f1, strategy_f1: see `macro_f1`.
+        tokens_per_s: median over the updates of the run.
+
+    None stands for what a run does not have.
+    """
+
+    lm_loss: float | None = None
+    emotion_accuracy: float | None = None
+    emotion_f1: float | None = None
+    strategy_accuracy: float | None = None
+    strategy_f1: float | None = None
+    tokens_per_s: float | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@torch.no_grad()
+def measure(model: SftModel, rows: Sequence[TokenSequence], batch_size: int, pad_id: int, chunk: int) -> Measures:
+    """Without `tokens_per_s`.
+
+    Args:
+        model: in evaluation mode.
+        rows: sequences of the full run, whose labels are read by the heads that the model has.
+        chunk: words of the vocabulary per product.
+    """
+    ordered = sorted(rows, key=lambda row: len(row.ids))
+    nll, tokens = 0.0, 0
+    guesses: dict[Loss, list[int]] = {loss: [] for loss in CLASSES if loss.value in model.heads}
+    labels: dict[Loss, list[NDArray[np.bool_]]] = {loss: [] for loss in guesses}
+    for start in range(0, len(ordered), batch_size):
+        batch = collate(ordered[start : start + batch_size], pad_id).to(model.device)
+        states = model.states(batch.ids, batch.attention)
+        spots = batch.spots[Loss.LM]
+        if len(spots):
+            losses = token_nll(spots.pick(states), model.output_weight, spots.targets, chunk)
+            nll, tokens = nll + float(losses.double().sum()), tokens + len(spots)
+        for loss in guesses:
+            if len(batch.spots[loss]):
+                guesses[loss] += model.read(loss, batch, states).argmax(-1).tolist()
+                labels[loss] += list(as_indicators(batch.spots[loss].targets.cpu(), CLASSES[loss]))
+    scores = _head_scores({loss: (guesses[loss], np.array(labels[loss])) for loss in guesses if labels[loss]})
+    return Measures(lm_loss=nll / tokens if tokens else None, **scores)
+
+
+def majority(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]) -> Measures:
+    """What always naming the commonest class of the training labels gives on `rows`."""
+    several = list(rows)
+    found = {}
+    for loss in heads:
+        counts = sum(as_rows(loss, (row for part in train.sequences.values() for row in part)))
+        labels = [row > 0 for row in as_rows(loss, several)]
+        if labels:
+            found[loss] = ([int(np.argmax(counts))] * len(labels), np.array(labels))
+    return Measures(**_head_scores(found))
+
+
+def as_rows(loss: Loss, rows: Iterable[TokenSequence]) -> list[NDArray[np.float64]]:
+    """(C,) label shares of every labelled turn that feeds `loss`."""
+    found = []
+    for row in rows:
+        if loss is Loss.EMOTION and loss in row.losses:
+            found += [np.array(emotion_target(read.emotions)) for read in row.emotions]
+        if loss is Loss.STRATEGY and loss in row.losses:
+            found += [np.eye(len(STRATEGIES))[STRATEGIES.index(read.strategy)] for read in row.strategies]
+    return found
+
+
+def as_indicators(targets: torch.Tensor, classes: int) -> NDArray[np.bool_]:
+    """(M,) class numbers or (M, C) shares -> (M, C) whether a class is a label of the turn."""
+    if targets.dim() == 1:
+        return np.eye(classes, dtype=bool)[targets.numpy()]
+    return targets.numpy() > 0
+
+
+def macro_f1(guesses: Sequence[int], labels: NDArray[np.bool_]) -> float:
+    """The mean of F1 over the classes that are a label of some turn.
+
+    A turn may have several labels and gets one guess, so for class c: a hit is a turn with label c whose guess is c, a
+    miss one with label c and another guess, a false alarm one with guess c without that label.
+
+    Args:
+        guesses: M class numbers.
+        labels: (M, C).
+    """
+    from sklearn.metrics import f1_score
+
+    said = np.eye(labels.shape[1], dtype=bool)[np.asarray(guesses)]
+    there = np.flatnonzero(labels.any(0))
+    return float(f1_score(labels, said, average="macro", labels=there, zero_division=0.0))
+
+
+def _head_scores(found: dict[Loss, tuple[list[int], NDArray[np.bool_]]]) -> dict[str, float]:
+    scores: dict[str, float] = {}
+    for loss, (guesses, labels) in found.items():
+        hits = labels[np.arange(len(guesses)), guesses]
+        scores |= {f"{loss.value}_accuracy": float(hits.mean()), f"{loss.value}_f1": macro_f1(guesses, labels)}
+    return scores

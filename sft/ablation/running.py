@@ -1,0 +1,161 @@
+"""`rapport sft ablate`: the runs of an ablation one after another, and their table.
+
+    <output_dir>/<name>-ablation/
+        full-seed0/ no-emotion-seed0/ ...   runs like any other, each with measures.json once it is finished
+        ablation.md  ablation.json  ablation.png
+
+Resumable: a finished run is read from its measures.json, an interrupted one goes on from its checkpoint. The table is
+written after every run, the plot at the end.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from rl.files import write_atomically
+from sft.ablation.measure import Measures, majority, measure
+from sft.ablation.table import as_json, as_markdown, draw
+from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
+from sft.checkpoint import RunFolder
+from sft.config import SftConfig
+from sft.corpus import dev_rows, read_examples, tokenise
+from sft.examples import Loss, Split
+from sft.preparing import Prepared, prepare
+from sft.saved import load_model
+from sft.tokens import TokenSequence
+from sft.tracking import read_metrics
+from sft.training import train
+
+MEASURES = "measures.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Ablation:
+    """All that can be checked before the first run.
+
+    Attributes:
+        prepared: of each variant; the seed and folder of a run are filled in by `run_of`.
+        rows: the sequences on which every run is measured, with all labels of the full run.
+        baseline: the majority class on them.
+    """
+
+    config: SftConfig
+    seeds: tuple[int, ...]
+    split: Split
+    prepared: dict[Variant, Prepared]
+    rows: list[TokenSequence]
+    baseline: Measures
+
+    @property
+    def folder(self) -> Path:
+        return ablation_folder(self.config)
+
+    @property
+    def steps(self) -> int:
+        return self.prepared[Variant.FULL].steps
+
+    def run_of(self, variant: Variant, seed: int) -> Prepared:
+        """A run that can start; what was read and tokenised does not depend on the seed."""
+        prepared = self.prepared[variant]
+        config = of_seed(prepared.config, seed, self.steps)
+        return replace(prepared, config=config, folder=RunFolder(config), steps=self.steps)
+
+    def describe(self) -> str:
+        rows = f"{len(self.rows)} {self.split.value} sequences"
+        count = len(self.prepared) * len(self.seeds)
+        names = ", ".join(self.prepared)
+        seeds = ", ".join(map(str, self.seeds))
+        return f"{count} runs of {self.steps} steps: {names}; seeds {seeds}\nmeasured on {rows}, in {self.folder}"
+
+
+def prepare_ablation(config: SftConfig, seeds: Sequence[int], split: Split = Split.VALID) -> Ablation:
+    """Read and check everything that the runs will need; no weights, nothing is written.
+
+    Args:
+        split: of the sequences on which runs are measured. The best step of a run is chosen by its dev loss, on
+            `valid`; `test` is free of that choice where the sources have one.
+
+    Raises:
+        ConfigError: nothing can be left out, or a run folder holds a run of another configuration.
+        DataError: the data cannot be read.
+    """
+    prepared = {variant: prepare(of_variant(config, variant)) for variant in variants_of(config)}
+    full = prepared[Variant.FULL]
+    rows = dev_rows(tokenise(read_examples(config, split), full.chat), config.data.max_dev)
+    heads = [loss for loss in (Loss.EMOTION, Loss.STRATEGY) if config.losses.of(loss)]
+    baseline = majority(full.corpus, rows, heads)
+    ablation = Ablation(config, tuple(seeds), split, prepared, rows, baseline)
+    for seed, variant in planned(list(prepared), seeds):
+        ablation.run_of(variant, seed).folder.check()
+    return ablation
+
+
+def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path:
+    """Make what runs are missing, and the table after each.
+
+    Returns:
+        The Markdown file.
+
+    Raises:
+        What `sft.training.train` raises.
+    """
+    results: dict[tuple[Variant, int], Measures] = {}
+    runs = planned(list(ablation.prepared), ablation.seeds)
+    for number, (seed, variant) in enumerate(runs, start=1):
+        prepared = ablation.run_of(variant, seed)
+        known = _known(prepared, ablation)
+        say(f"run {number} of {len(runs)}: {variant}, seed {seed}{': finished before' if known else ''}")
+        results[variant, seed] = known or _make(prepared, ablation)
+        _write(ablation, results)
+    draw(results, ablation.baseline, ablation.folder / "ablation.png")
+    return ablation.folder / "ablation.md"
+
+
+def _make(prepared: Prepared, ablation: Ablation) -> Measures:
+    """Train, measure the best model, and note it."""
+    result = train(prepared)
+    model = load_model(result.folder / "best").model
+    size, chunk = prepared.config.optimizer.batch, prepared.config.vocabulary_chunk
+    found = measure(model, ablation.rows, size, prepared.pad_id, chunk)
+    speeds = [r["tokens_per_s"] for r in read_metrics(result.folder / "metrics.jsonl") if "tokens_per_s" in r]
+    found = replace(found, tokens_per_s=statistics.median(speeds))
+    record = {"measured_on": _fingerprint(ablation), "best_step": result.best_step, "measures": found.as_dict()}
+    write_atomically(result.folder / MEASURES, json.dumps(record, indent=1))
+    return found
+
+
+def _known(prepared: Prepared, ablation: Ablation) -> Measures | None:
+    """The measures of a finished run; None where it is not finished, or was measured on other sequences."""
+    file = prepared.folder.path / MEASURES
+    if not file.is_file():
+        return None
+    record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    return Measures(**record["measures"]) if record["measured_on"] == _fingerprint(ablation) else None
+
+
+def _fingerprint(ablation: Ablation) -> str:
+    """Of the sequences and labels that runs are measured on."""
+    found = sha256()
+    for row in ablation.rows:
+        found.update(repr((row.ids, row.replies, row.emotions, row.strategies)).encode())
+    return found.hexdigest()
+
+
+def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures]) -> None:
+    config = ablation.config
+    note = (
+        f"{len(results)} of {len(ablation.prepared) * len(ablation.seeds)} runs of `{config.model.path}`, "
+        f"{ablation.steps} steps of {config.optimizer.batch} x {config.optimizer.accumulation} sequences each; the "
+        f"best model by dev loss, on {len(ablation.rows)} {ablation.split.value} sequences. Mean over seeds "
+        f"{', '.join(map(str, ablation.seeds))} ± half of its 95 % interval (Student's t); tokens/s while training."
+    )
+    text = as_markdown(results, ablation.baseline, f"Ablation of {config.name}", note)
+    write_atomically(ablation.folder / "ablation.md", text)
+    record = as_json(results, ablation.baseline)
+    write_atomically(ablation.folder / "ablation.json", json.dumps(record, indent=1))
