@@ -193,6 +193,7 @@ class RewardConfig:
     target_tokens: int = 200
     leak_penalty: float = 2.0  # subtracted when tactic labels or headings show
     truncation_penalty: float = 0.0  # subtracted when the reply was cut off at max_response_tokens
+    stock_penalty: float = 0.0  # times the share of the reply that is said to other seekers too, see rl/stock.py
     empty_reward: float = -1.0  # of a reply without text, whatever the others got
     min_group: int = 2  # fewer scored rollouts than this: the group is dropped and its prompt asked again
 

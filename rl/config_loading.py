@@ -76,6 +76,8 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "warm_start.epochs": config.warm_start.epochs,
         "warm_start.max_updates": config.warm_start.max_updates,
         "reward.leak_penalty": config.reward.leak_penalty,
+        "reward.truncation_penalty": config.reward.truncation_penalty,
+        "reward.stock_penalty": config.reward.stock_penalty,
         "rollout.retries": config.rollout.retries,
         "servers.retries": config.servers.retries,
         "evaluation.every": config.evaluation.every,

@@ -45,6 +45,7 @@ class EvalReply:
     previous_counts: tuple[int, ...] | None
     dimensions: tuple[float, ...] | None
     raw: Components | None
+    stock: float | None = None  # None in the files of older runs
 
     @property
     def tactics(self) -> frozenset[Tactic]:
@@ -143,6 +144,7 @@ def summary(replies: Sequence[EvalReply]) -> dict[str, float]:
         "tokens": _mean([reply.tokens for reply in replies]),
         "truncated": _mean([reply.truncated for reply in replies]),
         "leaked": _mean([reply.leaked for reply in replies]),
+        "stock_phrases": _mean([reply.stock for reply in replies if reply.stock is not None]),
         "empty": _mean([reply.raw is None for reply in replies]),
     }
     for index, dimension in enumerate(Dimension):
@@ -193,6 +195,7 @@ def _replies(group: ScoredGroup) -> list[EvalReply]:
             previous_counts=group.prompt.previous_counts,
             dimensions=score.empathy.dimensions if score else None,
             raw=breakdown.raw,
+            stock=breakdown.stock,
         )
         for rollout, score, breakdown in zip(group.rollouts, group.scores, group.breakdowns, strict=True)
     ]

@@ -38,6 +38,7 @@ def step_metrics(
         "rollout/truncated": float(np.mean([r.stop_reason is StopReason.LENGTH for r in rollouts])),
         "rollout/distinct_2": distinct_ngrams(texts, 2),
         "rollout/common_opening": common_opening(texts),
+        "rollout/stock_phrases": float(np.mean([b.stock for group in scores.groups for b in group.breakdowns])),
         "rollout/tokens_per_s": sum(tokens) / generate_s if generate_s else 0.0,
         "groups/asked": float(len(groups)),
         "groups/zero_variance": float(sum(group.zero_variance for group in scores.groups)),

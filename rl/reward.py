@@ -43,7 +43,10 @@ class Components:
 
 @dataclass(frozen=True, slots=True)
 class RewardBreakdown:
-    """How one rollout came by its reward. `raw` and `scaled` are None for an empty reply, which is not scored."""
+    """How one rollout came by its reward. `raw` and `scaled` are None for an empty reply, which is not scored.
+
+    `stock`: how much of it is said to other people too, from 0 to 1 (`rl.stock`).
+    """
 
     reward: float
     raw: Components | None
@@ -52,6 +55,7 @@ class RewardBreakdown:
     leaked: bool
     truncated: bool
     empty: bool
+    stock: float
 
 
 def kl_to_previous(current: TacticCounts, previous: TacticCounts | None, alpha: float, cap: float) -> float:
@@ -121,6 +125,7 @@ class RawReply:
     tokens: int
     leaked: bool
     truncated: bool
+    stock: float = 0.0
 
 
 def group_rewards(
@@ -128,6 +133,7 @@ def group_rewards(
     rollouts: Sequence[Rollout],
     scores: Sequence[Score | None],
     config: RewardConfig,
+    stock: Sequence[float] = (),
 ) -> list[RewardBreakdown]:
     """The rewards of one group.
 
@@ -135,6 +141,7 @@ def group_rewards(
         prompt: with the tactics of the supporter's earlier turns.
         rollouts: G rollouts that are in the group; those whose scoring failed have already left it.
         scores: G scores in the same order; None for exactly the replies without text.
+        stock: G shares of stock phrases (`rl.stock`); all 0 if not given.
 
     Returns:
         G breakdowns in the same order.
@@ -147,8 +154,9 @@ def group_rewards(
             tokens=len(rollout.token_ids),
             leaked=leaks_labels(rollout.text),
             truncated=rollout.stop_reason is StopReason.LENGTH,
+            stock=share,
         )
-        for rollout, score in zip(rollouts, scores, strict=True)
+        for rollout, score, share in zip(rollouts, scores, stock or [0.0] * len(rollouts), strict=True)
     ]
     return scale_and_join(replies, config)
 
@@ -169,7 +177,11 @@ def _breakdown(reply: RawReply, scaled: Components | None, config: RewardConfig)
     if scaled is None:
         reward = config.empty_reward
     else:
-        penalty = config.leak_penalty * reply.leaked + config.truncation_penalty * reply.truncated
+        penalty = (
+            config.leak_penalty * reply.leaked
+            + config.truncation_penalty * reply.truncated
+            + config.stock_penalty * reply.stock
+        )
         reward = _join(scaled, config) * length_factor - penalty
     return RewardBreakdown(
         reward,
@@ -179,6 +191,7 @@ def _breakdown(reply: RawReply, scaled: Components | None, config: RewardConfig)
         reply.leaked,
         reply.truncated,
         empty=scaled is None,
+        stock=reply.stock,
     )
 
 

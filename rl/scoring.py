@@ -16,6 +16,7 @@ from typing import Protocol
 from reward_servers.protocol import Score, ScoreFailure, ScoreRequest, ScoreResult
 from rl.config import RunConfig
 from rl.reward import RewardBreakdown, group_rewards, is_empty
+from rl.stock import stock_shares
 from rl.types import Prompt, Rollout, RolloutGroup
 
 
@@ -74,6 +75,7 @@ def score_groups(
     results = dict(_score_texts(scorer, groups))
     failures = [result for result in results.values() if isinstance(result, ScoreFailure)]
     _check_failures(failures, sum(len(group.rollouts) for group in groups), config)
+    stock = stock_shares([[rollout.text for rollout in group.rollouts] for group in groups])
     kept, handed_back = [], []
     for p, group in enumerate(groups):
         alive = [g for g in range(len(group.rollouts)) if not isinstance(results.get((p, g)), ScoreFailure)]
@@ -83,7 +85,7 @@ def score_groups(
             continue
         rollouts = tuple(group.rollouts[g] for g in alive)
         scores = tuple(score if isinstance(score := results.get((p, g)), Score) else None for g in alive)
-        breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward))
+        breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward, [stock[p][g] for g in alive]))
         kept.append(ScoredGroup(group.prompt, rollouts, scores, breakdowns))
     return StepScores(tuple(kept), tuple(handed_back), len(failures))
 

@@ -49,6 +49,7 @@ MEASURES: dict[str, Measure] = {
     "tokens": Measure("Tokens in a reply", Better.NEITHER, "length"),
     "truncated": Measure("Cut off", Better.DOWN, "share that reached the length limit"),
     "leaked": Measure("Label leaks", Better.DOWN, "share that shows tactic names or headings"),
+    "stock_phrases": Measure("Said to everybody", Better.DOWN, "share of its words in phrases told to others too"),
     "empty": Measure("Empty", Better.DOWN, "share without any text"),
     "distinct_2": Measure("Different word pairs", Better.UP, "share of all pairs of words, over all replies"),
     "common_opening": Measure("Same opening", Better.DOWN, "share that begins with the most frequent four words"),

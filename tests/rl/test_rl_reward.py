@@ -36,6 +36,13 @@ def score(quality: float, *sentences: tuple[Tactic, ...]) -> Score:
     return Score("c/1#0", ("x",) * len(sentences), sentences, probabilities, EmpathyScore((3.0,) * 6), quality)
 
 
+def test_what_is_said_to_everybody_costs_in_proportion():
+    config = RewardConfig(gamma_kl=0.0, stock_penalty=2.0)
+    got = group_rewards(prompt(), [rollout(), rollout()], [score(4.0), score(2.0)], config, [0.25, 0.5])
+    assert [item.reward for item in got] == pytest.approx([1.0 - 0.5, 0.0 - 1.0])
+    assert [item.stock for item in got] == [0.25, 0.5]
+
+
 def test_kl_between_two_single_tactics_by_hand():
     # one count each: the used tactic has (1 + 0.1) / 2 = 0.55, the others 0.1 / 2 = 0.05
     expected = 0.55 * math.log(0.55 / 0.05) + 0.05 * math.log(0.05 / 0.55)
