@@ -76,8 +76,9 @@ def serve(
 def _chosen(config: ServiceConfig, host: str, port: int) -> ServiceConfig:
     """The configuration with the command line's address and the environment's token."""
     assert config.http is not None, "load_service always has HTTP"
-    named = {"host": host, "port": port, "token": os.environ.get(TOKEN_VARIABLE, "")}
-    return replace(config, http=replace(config.http, **{key: value for key, value in named.items() if value}))
+    http = config.http
+    token = os.environ.get(TOKEN_VARIABLE, "") or http.token
+    return replace(config, http=replace(http, host=host or http.host, port=port or http.port, token=token))
 
 
 def _described(config: ServiceConfig) -> str:

@@ -82,12 +82,10 @@ def calibrate_command(
     validating_emotions, encouraging_elaboration, demonstrating_understanding,
     advice_giving, self_oriented, dismissing_emotions.
     """
-    from evaluation.files import check_target, write_json
+    from evaluation.files import check_target
     from evaluation.judge.calibration import Floors, JudgeBelowFloorError, calibrate
     from evaluation.judge.files import read_experts, read_texts
-    from evaluation.judge.printing import print_calibration
     from evaluation.model_choice import CACHE_FOLDER
-    from evaluation.printing import result_console
 
     check_target(out)
     texts = read_texts(conversations)
@@ -97,17 +95,21 @@ def calibrate_command(
     passes = asyncio.run(_ask(asking, {name: texts[name] for name in names}))
     floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
     result = calibrate(experts, names, passes, floors, resamples, seed)
-    write_json(out, _written(asking, result))
-    print_calibration(result, result_console())
+    _report(asking, result, out)
     if result.problems and not allow_below_floor:
         raise JudgeBelowFloorError(
             "this judge must not train a policy: " + "; ".join(result.problems) + ". --allow-below-floor overrides"
         )
 
 
-def _written(asking: _Asking, result: Calibration) -> dict[str, object]:
+def _report(asking: _Asking, result: Calibration, out: Path) -> None:
+    from evaluation.files import write_json
+    from evaluation.judge.printing import print_calibration
+    from evaluation.printing import result_console
+
     settings = {"url": asking.url, "name": asking.name, "temperature": asking.temperature}
-    return {"judge": {**settings, "max_tokens": asking.max_tokens}, **result.as_dict()}
+    write_json(out, {"judge": {**settings, "max_tokens": asking.max_tokens}, **result.as_dict()})
+    print_calibration(result, result_console())
 
 
 async def _ask(asking: _Asking, texts: Mapping[str, str]) -> tuple[Judgement, Judgement, Judgement]:

@@ -205,8 +205,8 @@ def quality(running: Running, reply: str) -> float:
 def test_trl_gets_the_same_scores_for_messages_and_for_texts(at_service: Running) -> None:
     replies = [REPLY, "<think>\nhm\n</think>\n\nI am here."]
     expected = [quality(at_service, REPLY), quality(at_service, "I am here.")]
-    messages = [[{"role": "assistant", "content": reply}] for reply in replies]
-    prompts = [[{"role": "system", "content": "Be kind."}, SEEKER]] * 2
+    messages: list[Any] = [[{"role": "assistant", "content": reply}] for reply in replies]
+    prompts: list[Any] = [[{"role": "system", "content": "Be kind."}, SEEKER]] * 2
     assert trl_reward.reward(prompts=prompts, completions=messages, completion_ids=[[1], [2]], step=3) == expected
     assert trl_reward.reward([SEEKER["content"]] * 2, replies) == expected
 
@@ -247,12 +247,11 @@ def test_verls_own_reward_manager_gets_the_same_scores(at_service: Running, tiny
     ids = tokenizer(REPLY)["input_ids"]
     said = tokenizer.decode(ids, skip_special_tokens=True)
 
-    async def ask() -> tuple[dict[str, Any], BaseException]:
+    async def ask() -> tuple[dict[str, Any], Any]:
         manager = load_reward_manager(config, tokenizer)
         result = await manager.run_single(verl_data(ids, [SEEKER]))
-        [error] = await asyncio.gather(manager.run_single(verl_data(ids, None)), return_exceptions=True)
-        assert isinstance(error, BaseException)
-        return result, error
+        failed = await asyncio.gather(manager.run_single(verl_data(ids, None)), return_exceptions=True)
+        return result, failed[0]
 
     result, error = asyncio.run(ask())
     assert result["reward_score"] == quality(at_service, said)
