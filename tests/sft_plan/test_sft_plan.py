@@ -26,8 +26,8 @@ def small(*overrides: str) -> SftConfig:
 
 
 def test_the_parts_of_the_t4_recipe_by_hand() -> None:
-    """Qwen3-8B: 36 blocks of 4096 x (4096 + 1024 + 1024 + 4096 + 3 x 12288) = 192,937,984 numbers, in 4 bits and scales;
-    two matrices of 151,936 words in 2 bytes; LoRA of rank 16 on 36 x (2 x 8192 + 2 x 5120) = 958,464 widths."""
+    """Qwen3-8B: 36 blocks of 4096 x (4096 + 1024 + 1024 + 4096 + 3 x 12288) = 192,937,984 numbers in nf4; two matrices
+    of 151,936 words in 2 bytes; LoRA of rank 16 on 36 x (2 x 8192 + 2 x 5120) = 958,464 widths."""
     plan = plan_memory(load_config(T4), QWEN, Device.T4)
     linear, words, adapter, heads = plan.always.values()
     assert linear == pytest.approx(36 * 192_937_984 * 0.51587, rel=1e-4)
