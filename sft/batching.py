@@ -1,6 +1,11 @@
-"""Rows of a batch: right padding, where in it each loss reads, and batches of similar length.
+"""Rows of a batch: right padding or packing, where in it each loss reads, and batches of similar length.
 
 Padding is on the right, so the causal mask alone hides it from every token that counts.
+
+**Packing** puts several sequences into one row. Positions begin at 0 again with each of them, and where they do,
+transformers draws a border in the mask: a token sees the tokens of its own sequence before it, and nothing else. So
+every hidden state is that of the sequence alone, which `sft.packing.check_packing` tries out on a model before it is
+trusted.
 """
 
 from __future__ import annotations
@@ -8,7 +13,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -52,11 +57,13 @@ class Batch:
         attention: (B, T) int64, 1 on tokens and 0 on padding.
         spots: for LM and SAFETY the positions *before* each reply token, with that token as target; for EMOTION
             (M, 27) probabilities; for STRATEGY the index in `STRATEGIES`; for AFFECT (M, 2) valence and arousal.
+        positions: (B, T) int64 of packed rows, each token's place in its sequence; None where a row is one sequence.
     """
 
     ids: torch.Tensor
     attention: torch.Tensor
     spots: Mapping[Loss, Spots]
+    positions: torch.Tensor | None = None
 
     def counts(self) -> dict[Loss, int]:
         """How many items each loss has here."""
@@ -64,7 +71,16 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         moved = {loss: spots.to(device) for loss, spots in self.spots.items()}
-        return replace(self, ids=self.ids.to(device), attention=self.attention.to(device), spots=moved)
+        positions = None if self.positions is None else self.positions.to(device)
+        ids, attention = self.ids.to(device), self.attention.to(device)
+        return replace(self, ids=ids, attention=attention, spots=moved, positions=positions)
+
+
+class Place(NamedTuple):
+    """Where in a batch a sequence begins."""
+
+    row: int
+    column: int
 
 
 def collate(sequences: Sequence[TokenSequence], pad_id: int, multiple_of: int = 1) -> Batch:
@@ -78,30 +94,75 @@ def collate(sequences: Sequence[TokenSequence], pad_id: int, multiple_of: int = 
     """
     if not sequences:
         raise ValueError("a batch needs at least one sequence")
-    longest = max(len(sequence.ids) for sequence in sequences)
+    return _lay_out(sequences, [Place(row, 0) for row in range(len(sequences))], pad_id, multiple_of)
+
+
+def collate_packed(sequences: Sequence[TokenSequence], width: int, pad_id: int, multiple_of: int = 1) -> Batch:
+    """The sequences in as few rows of about `width` tokens as `pack` needs; spots in the order of the sequences.
+
+    What is left of a row is padded as one more sequence, which nothing reads.
+
+    Raises:
+        ValueError: no sequence.
+    """
+    if not sequences:
+        raise ValueError("a batch needs at least one sequence")
+    places = pack([len(sequence.ids) for sequence in sequences], width)
+    batch = _lay_out(sequences, places, pad_id, multiple_of)
+    positions = torch.zeros_like(batch.ids)
+    ends: dict[int, int] = {}
+    for place, sequence in zip(places, sequences, strict=True):
+        end = place.column + len(sequence.ids)
+        positions[place.row, place.column : end] = torch.arange(len(sequence.ids))
+        ends[place.row] = max(ends.get(place.row, 0), end)
+    for row, end in ends.items():
+        positions[row, end:] = torch.arange(positions.shape[1] - end)
+    return replace(batch, positions=positions)
+
+
+def pack(lengths: Sequence[int], width: int) -> list[Place]:
+    """Where each sequence goes, first-fit decreasing: the longest first, each into the first row with room for it.
+
+    A row is at most `width` tokens, or the longest sequence where that is more. It needs at most 11/9 of the fewest
+    rows possible, and one (Johnson 1973).
+    """
+    width = max(width, *lengths)
+    filled: list[int] = []
+    places = [Place(0, 0)] * len(lengths)
+    for number in sorted(range(len(lengths)), key=lambda n: -lengths[n]):
+        row = next((r for r, used in enumerate(filled) if used + lengths[number] <= width), len(filled))
+        if row == len(filled):
+            filled.append(0)
+        places[number] = Place(row, filled[row])
+        filled[row] += lengths[number]
+    return places
+
+
+def _lay_out(sequences: Sequence[TokenSequence], places: Sequence[Place], pad_id: int, multiple_of: int) -> Batch:
+    longest = max(place.column + len(sequence.ids) for place, sequence in zip(places, sequences, strict=True))
     width = -(-longest // multiple_of) * multiple_of
-    ids = torch.full((len(sequences), width), pad_id)  # (B, T)
+    ids = torch.full((max(place.row for place in places) + 1, width), pad_id)  # (B, T)
     attention = torch.zeros_like(ids)
-    for row, sequence in enumerate(sequences):
-        ids[row, : len(sequence.ids)] = torch.tensor(sequence.ids)
-        attention[row, : len(sequence.ids)] = 1
-    return Batch(ids, attention, {loss: _spots(loss, sequences) for loss in Loss})
+    for (row, column), sequence in zip(places, sequences, strict=True):
+        ids[row, column : column + len(sequence.ids)] = torch.tensor(sequence.ids)
+        attention[row, column : column + len(sequence.ids)] = 1
+    return Batch(ids, attention, {loss: _spots(loss, sequences, places) for loss in Loss})
 
 
-def check_same_tokens(student: Spots, teacher: Spots) -> None:
-    """The teacher reads the same reply tokens in the same order as the student.
+def check_same_tokens(student: Spots, teacher: torch.Tensor) -> None:
+    """The teacher reads the same reply tokens, (M,), in the same order as the student.
 
     Raises:
         ValueError: it does not, so the two distributions would be about different tokens.
     """
-    if not torch.equal(student.targets, teacher.targets):
+    if not torch.equal(student.targets, teacher):
         raise ValueError(f"the teacher reads {len(teacher)} reply tokens, which are not the student's {len(student)}")
 
 
-def _spots(loss: Loss, sequences: Sequence[TokenSequence]) -> Spots:
+def _spots(loss: Loss, sequences: Sequence[TokenSequence], places: Sequence[Place]) -> Spots:
     found = [
-        (row, column, target)
-        for row, sequence in enumerate(sequences)
+        (place.row, place.column + column, target)
+        for place, sequence in zip(places, sequences, strict=True)
         if loss in sequence.losses
         for column, target in _reads(loss, sequence)
     ]

@@ -1,4 +1,4 @@
-"""`rapport sft`: train, quickstart, dpo, ablate, export. Heavy modules are imported when one runs."""
+"""`rapport sft`: train, quickstart, dpo, ablate, plan, export. Heavy modules are imported when one runs."""
 
 from __future__ import annotations
 
@@ -116,6 +116,35 @@ def ablate(
     typer.echo(ablation.describe())
     if not dry_run:
         typer.echo(f"table {run_ablation(ablation, typer.echo)}")
+
+
+@app.command()
+def plan(
+    preset: Annotated[str, typer.Argument(help="A preset of configs/sft/ (quickstart, t4) or a YAML file.")],
+    overrides: Overrides = None,
+    device: Annotated[str, typer.Option("--device", help="t4, cuda (bfloat16, flash attention) or cpu.")] = "t4",
+    bar: Annotated[float, typer.Option("--bar", help="GiB that the peak should stay under.")] = 15.0,
+) -> None:
+    """Estimate the peak memory of a run's longest batch, part by part, and its tokens per step; loads nothing.
+
+    The formulae are in sft/planning/memory.py; benchmarks/sft_memory.py measures the same step beside the estimate.
+
+    rapport sft plan t4 optimizer.batch=8
+    """
+    from sft.config_loading import load_config
+    from sft.planning.memory import CONTEXT_GIB, GIB, Device, longest_step, plan_memory
+    from sft.planning.shapes import shape_of
+
+    if device not in tuple(Device):
+        raise typer.BadParameter(f"{device!r}: expected {', '.join(Device)}", param_hint="--device")
+    config = load_config(preset, overrides or [])
+    found, step = plan_memory(config, shape_of(config.model.path), Device(device)), longest_step(config)
+    typer.echo(f"{config.model.path}: {step.batch} x {step.length} tokens, the teacher's rows {step.rules} longer")
+    typer.echo(found.describe())
+    typer.echo(f"at most {found.tokens_per_step} tokens per step, in {config.optimizer.accumulation} batches")
+    room = bar - found.peak / GIB - (0 if device == Device.CPU else CONTEXT_GIB)
+    said = f"{room:.1f} GiB below" if room >= 0 else f"{-room:.1f} GiB above"
+    typer.echo(f"{said} the bar of {bar:g} GiB" + ("" if device == Device.CPU else f", {CONTEXT_GIB} for CUDA counted"))
 
 
 @app.command()

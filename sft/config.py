@@ -88,6 +88,8 @@ class DataConfig:
         max_examples: of each source, the first ones; 0 for all.
         max_dev: sequences of the dev loss, 0 for all; the same share of every source.
         length_window: batches among which sequences of similar length are put together; 1 turns that off.
+        packing: several sequences in a row of at most `max_tokens`, as `sft.batching` says; a batch is then
+            `optimizer.batch` such rows at most, and a step has as many sequences as without.
     """
 
     folder: str = ""
@@ -102,6 +104,7 @@ class DataConfig:
     system: str = ""
     enable_thinking: bool = False
     length_window: int = 32
+    packing: bool = False
 
 
 @dataclass(frozen=True)

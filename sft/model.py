@@ -40,11 +40,17 @@ class SftModel(nn.Module):
         """(V, H) of the output layer, which student and teacher share."""
         return self.lm.get_base_model().get_output_embeddings().weight
 
-    def states(self, ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
-        """(B, T) token ids and mask -> (B, T, H) last hidden states, in `compute` or wider."""
+    def states(self, ids: torch.Tensor, attention: torch.Tensor, positions: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, T) token ids and mask -> (B, T, H) last hidden states, in `compute` or wider.
+
+        Args:
+            positions: (B, T) of packed rows, see `sft.batching`; they say all that the mask would.
+        """
         decoder = self.lm.get_base_model().get_decoder()
         with torch.autocast(ids.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
-            return decoder(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
+            if positions is None:
+                return decoder(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
+            return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
 
     def read(self, loss: Loss, batch: Batch, states: torch.Tensor) -> torch.Tensor:
         """What a head says at its places in a batch, (M, outputs) float32."""

@@ -1,6 +1,6 @@
 """The loop of multi-task fine-tuning: one process, one device.
 
-    for each step      1. draw `accumulation` batches of similar length from the mixture
+    for each step      1. draw `accumulation` batches of similar length from the mixture; pack them if asked to
                        2. count the items of each loss in all of them
                        3. for each batch: student's states -> terms -> joint loss over the step's items -> backward
                        4. clip, update, log
@@ -25,7 +25,7 @@ from pathlib import Path
 import torch
 
 from sft.base import pick_device
-from sft.batching import Batch, LengthGroups, collate
+from sft.batching import Batch, LengthGroups, collate, collate_packed
 from sft.dev import DevResult, dev_loss
 from sft.examples import Loss
 from sft.loop import Evaluation, Metrics, Plan, Stepper, TrainingError, run_to_end, step_seed
@@ -33,6 +33,7 @@ from sft.losses import joint_loss
 from sft.mixing import MixtureSampler
 from sft.model import build_model
 from sft.model_card import write_model_card
+from sft.packing import check_packing, packed_batches
 from sft.preparing import Prepared
 from sft.teacher import Teacher
 from sft.terms import TermOptions, batch_terms
@@ -59,7 +60,7 @@ class Trainer(Stepper):
         plan = Plan(prepared.steps, config.save_every, config.optimizer, config.dev)
         super().__init__(build_model(config, prepared.base, device), config, plan)
         self.prepared = prepared
-        self.teacher = Teacher(self.model, prepared.chat, prepared.pad_id, config.data.system)
+        self.teacher = Teacher(self.model, prepared.chat, prepared.pad_id, config.data.system, config.optimizer.batch)
         self.options = _options(prepared, device)
         self.sampler = MixtureSampler(prepared.corpus.sizes, config.data.alpha, config.seed)
         self.groups = LengthGroups(
@@ -68,6 +69,8 @@ class Trainer(Stepper):
             config.optimizer.batch,
             config.data.length_window,
         )
+        if config.data.packing:
+            check_packing(self.model)
 
     def update(self) -> Metrics:
         """One optimizer step; the number of its losses is before the update.
@@ -78,7 +81,7 @@ class Trainer(Stepper):
         started = time.perf_counter()
         torch.manual_seed(step_seed(self.config.seed, self.step))
         self.model.train()
-        batches = [self._next_batch() for _ in range(self.config.optimizer.accumulation)]
+        batches = self._next_batches()
         items: Counter[Loss] = sum((Counter(batch.counts()) for _, batch in batches), Counter())
         parts: defaultdict[Loss, float] = defaultdict(float)
         for rows, batch in batches:
@@ -97,13 +100,20 @@ class Trainer(Stepper):
         batch, prepared = self.config.optimizer.batch, self.prepared
         return dev_loss(self.model, self.teacher, prepared.dev, self.options, batch, prepared.pad_id)
 
-    def _next_batch(self) -> tuple[list[TokenSequence], Batch]:
-        rows = [self.prepared.corpus.row(draw) for draw in self.groups.next_batch()]
-        return rows, collate(rows, self.prepared.pad_id, 8 if self.model.device.type == "cuda" else 1)
+    def _next_batches(self) -> list[tuple[list[TokenSequence], Batch]]:
+        """The sequences of a step, as they were drawn or packed."""
+        optimizer, width = self.config.optimizer, self.config.data.max_tokens
+        drawn = [self.groups.next_batch() for _ in range(optimizer.accumulation)]
+        several = [[self.prepared.corpus.row(draw) for draw in draws] for draws in drawn]
+        pad_id, multiple_of = self.prepared.pad_id, 8 if self.model.device.type == "cuda" else 1
+        if not self.config.data.packing:
+            return [(rows, collate(rows, pad_id, multiple_of)) for rows in several]
+        packed = packed_batches([row for rows in several for row in rows], width, optimizer.batch)
+        return [(rows, collate_packed(rows, width, pad_id, multiple_of)) for rows in packed]
 
     def _backward(self, rows: list[TokenSequence], batch: Batch, items: Counter[Loss]) -> Mapping[Loss, float]:
         moved = batch.to(self.model.device)
-        states = self.model.states(moved.ids, moved.attention)
+        states = self.model.states(moved.ids, moved.attention, moved.positions)
         terms = batch_terms(self.model, states, self.teacher, rows, moved, self.options)
         joint = joint_loss(terms, self.config.losses, moved.counts(), items)
         if joint.total is not None:

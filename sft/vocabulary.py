@@ -174,7 +174,7 @@ class _TokenKl(torch.autograd.Function):
             z_t = _logits(teacher, teacher_weight, part) / tau
             student_sum = torch.logaddexp(student_sum, z_s.logsumexp(-1))
             grown = torch.logaddexp(teacher_sum, z_t.logsumexp(-1))
-            here = ((z_t - grown[:, None]).exp_() * (z_t - z_s)).sum(-1)
+            here = (z_t - grown[:, None]).exp_().mul_(z_t - z_s).sum(-1)
             gap = gap * (teacher_sum - grown).exp() + here
             teacher_sum = grown
         ctx.save_for_backward(student, student_weight, teacher, teacher_weight, student_sum, teacher_sum)

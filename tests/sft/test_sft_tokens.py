@@ -161,11 +161,11 @@ def test_the_teacher_reads_the_same_replies_under_the_rules(tokenizer: Any) -> N
     text = tokenizer.decode(teacher.ids)
     assert "Name a help line." in text and "Be kind." not in text
     batches = [collate([sequence], 0).spots[Loss.SAFETY] for sequence in (student, teacher)]
-    check_same_tokens(*batches)
+    check_same_tokens(batches[0], batches[1].targets)
     assert not torch.equal(batches[0].columns, batches[1].columns)
     other = collate([one(chat, example("a", "b", losses=frozenset({Loss.SAFETY})))], 0).spots[Loss.SAFETY]
     with pytest.raises(ValueError, match="not the student's"):
-        check_same_tokens(batches[0], other)
+        check_same_tokens(batches[0], other.targets)
 
 
 def test_a_tokenizer_that_cannot_chat_is_refused(tokenizer: Any) -> None:

@@ -70,7 +70,7 @@ def test_the_safety_loss_of_a_rules_prompted_teacher_is_not_zero_and_trains(mode
     row = sequence(chat, "I took too many pills.", "Please call for help now.")
     student, teacher = (collate([one], 0) for one in (row, chat.under_system(row, "Always name a help line.")))
     places = student.spots[Loss.SAFETY], teacher.spots[Loss.SAFETY]
-    check_same_tokens(*places)
+    check_same_tokens(places[0], places[1].targets)
     with torch.no_grad():
         rules = places[1].pick(states(model, teacher.ids, teacher.attention))
     hidden = states(model, student.ids, student.attention)
