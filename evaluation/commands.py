@@ -14,9 +14,11 @@ from typing import Annotated, Literal
 import typer
 
 from evaluation.eq_bench.commands import eq_bench_command
+from evaluation.lend_an_ear.commands import lend_an_ear_command
 from evaluation.safety.commands import safety_command
 
 app = typer.Typer(no_args_is_help=True, help="Measure systems as the papers do.")
+app.command("lend-an-ear")(lend_an_ear_command)
 app.command("eq-bench")(eq_bench_command)
 app.command("safety")(safety_command)
 
@@ -39,25 +41,30 @@ def table_command(
     ] = "turn",
     shared_turns: Annotated[bool, typer.Option("--shared-turns", help="Only turns that all systems have.")] = False,
     ratings: Annotated[
-        str | None, typer.Option(help="Name of the ratings in each folder; gpt-oss-120b_ratings.csv if absent.")
+        str | None,
+        typer.Option(
+            help="Name of the ratings in each folder; gpt-oss-120b_ratings.csv, or gold's only one, if absent."
+        ),
     ] = None,
     seed: SeedOption = 0,
 ) -> None:
     """Words, six dimensions, empathy, tactics per turn and stickiness of every system, with intervals."""
     from evaluation.files import check_target, write_json
     from evaluation.printing import print_systems, result_console
-    from evaluation.systems import RATINGS_FILE, load_systems
+    from evaluation.systems import RATINGS_FILE, load_systems, ratings_file_of
     from evaluation.table import Unit, make_table
 
     check_target(out)
+    ratings_file = ratings or ratings_file_of(gold)
+    rated_by = None if ratings_file == RATINGS_FILE else Path(ratings_file).stem.removesuffix("_ratings")
     with _progress("reading") as on_system:
-        systems = load_systems(systems_folder, gold, ratings or RATINGS_FILE, on_system)
+        systems = load_systems(systems_folder, gold, ratings_file, on_system)
     with _progress("resampling") as on_system:
         result = make_table(
             systems, systems[0], baseline, resamples, Unit(resample), seed, shared_turns, on_system=on_system
         )
     write_json(out, result.as_dict())
-    print_systems(result, result_console())
+    print_systems(result, result_console(), rated_by)
 
 
 @app.command("diversity")
