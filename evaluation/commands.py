@@ -50,13 +50,14 @@ def table_command(
 ) -> None:
     """Words, six dimensions, empathy, tactics per turn and stickiness of every system, with intervals."""
     from evaluation.files import check_target, write_json
+    from evaluation.lend_an_ear.layout import label_of
     from evaluation.printing import print_systems, result_console
     from evaluation.systems import RATINGS_FILE, load_systems, ratings_file_of
     from evaluation.table import Unit, make_table
 
     check_target(out)
     ratings_file = ratings or ratings_file_of(gold)
-    rated_by = None if ratings_file == RATINGS_FILE else Path(ratings_file).stem.removesuffix("_ratings")
+    rated_by = None if ratings_file == RATINGS_FILE else label_of(ratings_file)
     with _progress("reading") as on_system:
         systems = load_systems(systems_folder, gold, ratings_file, on_system)
     with _progress("resampling") as on_system:

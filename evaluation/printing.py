@@ -143,7 +143,7 @@ def _print(console: Console, title: str, first: str, headings: Sequence[str], ro
         table = Table(title=title if start == 0 else None, title_justify="left", row_styles=["", "on grey7"])
         table.add_column(first, overflow="fold")
         for heading in headings[start : start + fitting]:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", overflow="fold")
         for name, cells in rows:
             table.add_row(Text(name), *cells[start : start + fitting])
         console.print(table)

@@ -10,7 +10,9 @@ they finish, so what a stopped run had finished is in the cache.
 from __future__ import annotations
 
 import asyncio
+import atexit
 import os
+import sys
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -148,6 +150,8 @@ def _load(folder: Path) -> Any:
     from transformers import AutoConfig
     from vllm import LLM
 
+    atexit.register(_end_quietly)
+
     try:
         takes = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", CONTEXT)
         llm = LLM(**_options(folder, min(CONTEXT, takes), gpu))
@@ -158,6 +162,13 @@ def _load(folder: Path) -> Any:
     return llm
 
 
+def _end_quietly() -> None:
+    """Triton's bindings print, when Python has ended, forty lines on objects of theirs that nobody freed."""
+    sys.stderr.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+
+
 def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:
     options: dict[str, Any] = {
         "model": str(folder),
@@ -165,6 +176,7 @@ def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:
         "max_num_seqs": _GPU_SEQUENCES if gpu else _CPU_SEQUENCES,
         "enable_prefix_caching": True,
         "disable_log_stats": True,
+        "use_tqdm_on_load": False,
     }
     if gpu:
         return options

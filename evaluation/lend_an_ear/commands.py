@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -64,7 +65,7 @@ def lend_an_ear_command(
     name: NameOption = None,
     judge: JudgeOption = None,
     baseline: BaselineOption = None,
-    temperature: TemperatureOption = 1.0,
+    temperature: TemperatureOption = 0.7,
     max_tokens: TokensOption = None,
     seed: SeedOption = 0,
     resamples: ResamplesOption = 10_000,
@@ -143,7 +144,7 @@ def _servers(url: str | None, token: str, on_exit: ExitStack) -> Servers:
     from evaluation.lend_an_ear.run import Servers
 
     if url is None:
-        return Servers(shipped_models(), lambda: _start_servers(on_exit))
+        return Servers(shipped_models(), cache(lambda: _start_servers(on_exit)))
     from reward_servers.client import RewardClient
 
     client = RewardClient.over_http(url, token)
@@ -183,7 +184,7 @@ def _show(comparison: Comparison, plan: Plan, turns: Sequence[GoldTurn]) -> None
     write_json(out / f"{rater.name}_table.json", rated)
     page = out / f"{rater.name}_summary.html"
     write_summaries(comparison, page.with_suffix(".md"), page)
-    print_systems(comparison.table, result_console(), rater.name)
+    print_systems(comparison.table, result_console(), rater.label)
     compared = comparison.table.rows[0].turns
     typer.echo(f"{caution(comparison)}\n{compared} of {len(turns)} turns have a reply of every system")
     for name in comparison.unrated:

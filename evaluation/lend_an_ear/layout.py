@@ -52,6 +52,16 @@ class Rater:
     def file(self) -> str:
         return self.name + RATINGS_SUFFIX
 
+    @property
+    def label(self) -> str:
+        """For the headings of a table."""
+        return label_of(self.file)
+
+
+def label_of(ratings_file: str) -> str:
+    """`rapport-scorer_ratings.csv` to `scorer`."""
+    return ratings_file.removesuffix(RATINGS_SUFFIX).removeprefix("rapport-")
+
 
 def judge_rater(identity: str, model: str) -> Rater:
     """The rater of an LLM judge, `model` being its name at the endpoint."""

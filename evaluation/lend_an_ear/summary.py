@@ -71,7 +71,7 @@ def caution(comparison: Comparison) -> str:
 
 
 def _facts(comparison: Comparison) -> dict[str, Any]:
-    table, label = comparison.table, comparison.rater.name
+    table, label = comparison.table, comparison.rater.label
     return {
         "caution": caution(comparison),
         "turns": table.rows[0].turns,
