@@ -45,11 +45,17 @@ class _CallError(Exception):
 
 @asynccontextmanager
 async def open_endpoint(
-    url: str, name: str | None = None, token: str = "", policy: RetryPolicy | None = None, pace: Pace | None = None
+    url: str,
+    name: str | None = None,
+    token: str = "",
+    policy: RetryPolicy | None = None,
+    pace: Pace | None = None,
+    thinking: bool | None = None,
 ) -> AsyncIterator[ChatEndpoint]:
     """The model `name` at `url`, for example http://127.0.0.1:8000/v1; the server's only model if `name` is None.
 
-    `pace`, if there is one, is awaited before each call, retries included.
+    `pace`, if there is one, is awaited before each call, retries included. `thinking` is handed to the server as
+    `chat_template_kwargs`, as vLLM takes it; None says nothing of it.
 
     Raises:
         EvaluationDataError: `url` is not an http(s) URL, or the server has several models and `name` is None.
@@ -65,7 +71,7 @@ async def open_endpoint(
     async with httpx.AsyncClient(
         headers=headers, limits=limits, timeout=policy.timeout_s, verify=certificates
     ) as client:
-        endpoint = ChatEndpoint(client, url.rstrip("/"), name or "", policy, pace)
+        endpoint = ChatEndpoint(client, url.rstrip("/"), name or "", policy, pace, thinking)
         if name is None:
             endpoint.name = await endpoint.only_model()
         yield endpoint
@@ -75,9 +81,17 @@ class ChatEndpoint:
     """See `open_endpoint`, which makes one. Belongs to one event loop."""
 
     def __init__(
-        self, client: httpx.AsyncClient, url: str, name: str, policy: RetryPolicy, pace: Pace | None = None
+        self,
+        client: httpx.AsyncClient,
+        url: str,
+        name: str,
+        policy: RetryPolicy,
+        pace: Pace | None = None,
+        thinking: bool | None = None,
     ) -> None:
         self.name = name
+        told = {"chat_template_kwargs": {"enable_thinking": thinking}}
+        self._extra: dict[str, Any] = {} if thinking is None else told
         self._client = client
         self._url = url
         self._policy = policy
@@ -87,7 +101,7 @@ class ChatEndpoint:
 
     @property
     def identity(self) -> str:
-        return f"{self._url} {self.name}"
+        return f"{self._url} {self.name} {self._extra or ''}".rstrip()
 
     async def reply(self, question: Question, sampling: Sampling) -> ReplyResult:
         body = {
@@ -96,6 +110,7 @@ class ChatEndpoint:
             "max_tokens": sampling.max_tokens,
             "temperature": sampling.temperature,
             "seed": sampling.seed,
+            **self._extra,
         }
         try:
             return Reply(question.id, _content(await self._settle("POST", "/chat/completions", body)))

@@ -26,7 +26,8 @@ from evaluation.ratings import Floats, aggregated
 from evaluation.systems import Flags, Reply, System
 from reward_servers.protocol import Dimension
 
-MEANS = ("words", *(dimension.value for dimension in Dimension), "aggregated_empathy", "tac_per_turn")
+RATED = (*(dimension.value for dimension in Dimension), "aggregated_empathy")
+MEANS = ("words", *RATED, "tac_per_turn")
 COLUMNS = (*MEANS, "stickiness")
 
 

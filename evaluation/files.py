@@ -131,14 +131,22 @@ def write_json(path: Path, value: object) -> None:
     Raises:
         EvaluationDataError: the file cannot be written there.
     """
-    text = json.dumps(without_nan(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n"
+    write_text(path, json.dumps(without_nan(value), ensure_ascii=False, indent=1, allow_nan=False) + "\n")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file whole or not at all; half of a surrogate pair, which UTF-8 cannot hold, becomes a question mark.
+
+    Raises:
+        EvaluationDataError: the file cannot be written there.
+    """
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     except OSError as error:
         raise EvaluationDataError(f"cannot write {path}: {error.strerror}") from error
     temporary = Path(name)
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="replace", newline="") as out:
             out.write(text)
         temporary.chmod(0o644)
         temporary.replace(path)

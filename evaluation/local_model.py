@@ -19,13 +19,15 @@ from reward_servers.protocol import FailureKind
 class LocalModel:
     """The causal language model in `folder`, with the chat template of its tokenizer.
 
+    Args:
+        thinking: what the template is told of it; None says nothing, and the template does as it does.
+
     Raises:
         EvaluationDataError: the folder holds no such model, or its tokenizer has no chat template.
     """
 
-    def __init__(self, folder: Path) -> None:
-        if not (folder / "config.json").is_file():
-            raise EvaluationDataError(f"{folder}: no config.json there; expected the Hugging Face folder of a model")
+    def __init__(self, folder: Path, thinking: bool | None = None) -> None:
+        check_folder(folder)
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         try:
@@ -35,7 +37,8 @@ class LocalModel:
             raise EvaluationDataError(f"{folder}: not a model that transformers can load ({error})") from error
         if not self._tokenizer.chat_template:
             raise EvaluationDataError(f"{folder}: the tokenizer has no chat template; expected a chat model")
-        self.identity = f"{folder.resolve().name} {_fingerprint(folder)}"
+        self._template_options = template_options(thinking)
+        self.identity = identity_of(folder, thinking)
         self._one_at_a_time = threading.Lock()
 
     async def reply(self, question: Question, sampling: Sampling) -> ReplyResult:
@@ -45,13 +48,16 @@ class LocalModel:
         import torch
 
         inputs = self._tokenizer.apply_chat_template(
-            list(question.messages), add_generation_prompt=True, return_tensors="pt", return_dict=True
+            list(question.messages),
+            add_generation_prompt=True,
+            return_tensors="pt",
+            return_dict=True,
+            **self._template_options,
         )
         prompt = inputs["input_ids"].shape[1]  # (1, T)
         room = self._model.config.max_position_embeddings - prompt
         if room < 1:
-            message = f"{prompt} tokens are too many for this model: it takes {room + prompt}, its reply included"
-            return ReplyFailure(question.id, FailureKind.INVALID_REQUEST, message, attempts=1)
+            return too_long(question.id, prompt, room + prompt)
         with self._one_at_a_time, torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(sampling.seed)
             tokens = self._model.generate(**inputs, **_arguments(sampling, room), pad_token_id=self._padding())
@@ -68,6 +74,29 @@ def _arguments(sampling: Sampling, room: int) -> dict[str, Any]:
     if sampling.temperature == 0:
         return {**length, "do_sample": False, "temperature": None, "top_k": None, "top_p": None}
     return {**length, "do_sample": True, "temperature": sampling.temperature, "top_k": 0, "top_p": 1.0}
+
+
+def check_folder(folder: Path) -> None:
+    """Raises EvaluationDataError where `folder` is no model's: to be called before anything that takes long."""
+    if not (folder / "config.json").is_file():
+        raise EvaluationDataError(f"{folder}: no config.json there; expected the Hugging Face folder of a model")
+
+
+def too_long(question: str, tokens: int, most: int) -> ReplyFailure:
+    """A prompt that leaves no room for a reply: it is never cut."""
+    message = f"{tokens} tokens are too many for this model: it takes {most}, its reply included"
+    return ReplyFailure(question, FailureKind.INVALID_REQUEST, message, attempts=1)
+
+
+def template_options(thinking: bool | None) -> dict[str, bool]:
+    """What a chat template is told besides the messages; those that know no thinking take no notice."""
+    return {} if thinking is None else {"enable_thinking": thinking}
+
+
+def identity_of(folder: Path, thinking: bool | None) -> str:
+    """Name of the weights in the keys of the cache."""
+    told = "" if thinking is None else f" thinking {'on' if thinking else 'off'}"
+    return f"{folder.resolve().name} {_fingerprint(folder)}{told}"
 
 
 def _fingerprint(folder: Path) -> str:

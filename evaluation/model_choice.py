@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 
 from evaluation.chat_endpoint import open_endpoint
@@ -15,20 +16,50 @@ TOKEN_VARIABLE = "RAPPORT_MODEL_TOKEN"
 CACHE_FOLDER = "reply-cache"  # beside the result
 
 
+class Engine(StrEnum):
+    """What runs the model of a folder: one question at a time, or many at once."""
+
+    TRANSFORMERS = "transformers"
+    VLLM = "vllm"
+
+
 @dataclass(frozen=True, slots=True)
 class ModelChoice:
-    """A folder or URL, the model's name at that URL if it has several, and the bearer token if it asks for one."""
+    """A folder or URL, the model's name at that URL if it has several, and the bearer token if it asks for one.
+
+    `thinking` switches a model's thinking block on or off where its chat template can; None leaves it as it is.
+    """
 
     place: str
     name: str | None = None
     token: str = ""
+    engine: Engine = Engine.TRANSFORMERS
+    thinking: bool | None = None
+
+    @property
+    def is_endpoint(self) -> bool:
+        return "://" in self.place
+
+
+def endpoint_choice(address: str, token: str = "") -> ModelChoice:
+    """From `http://host:8000/v1/name`: what stands after `/v1/` is the model's name, which may have slashes.
+
+    Without a name it is the server's only model.
+    """
+    url, version, name = address.partition("/v1/")
+    return ModelChoice(url + version.rstrip("/"), name.strip("/") or None, token)
 
 
 @asynccontextmanager
 async def open_model(choice: ModelChoice) -> AsyncIterator[ReplyModel]:
-    """The chosen model, ready to reply; errors as `open_endpoint` and `LocalModel`."""
-    if "://" in choice.place:
-        async with open_endpoint(choice.place, choice.name, choice.token) as endpoint:
+    """The chosen model, ready to reply; errors as `open_endpoint`, `LocalModel` and `VllmModel`."""
+    if choice.is_endpoint:
+        async with open_endpoint(choice.place, choice.name, choice.token, thinking=choice.thinking) as endpoint:
             yield endpoint
+    elif choice.engine is Engine.TRANSFORMERS:
+        yield LocalModel(Path(choice.place), choice.thinking)
     else:
-        yield LocalModel(Path(choice.place))
+        from evaluation.vllm_model import open_vllm  # vLLM takes seconds to import
+
+        async with open_vllm(Path(choice.place), choice.thinking) as model:
+            yield model

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from dialogue.tactics import TACTICS
 from evaluation.agreement import SCALES, AgreementReport
-from evaluation.columns import COLUMNS
+from evaluation.columns import COLUMNS, RATED
 from evaluation.diversity import Diversity
 from evaluation.table import EvaluationTable, TableRow
 
@@ -26,7 +26,7 @@ Row = tuple[str, Sequence[Text | str]]
 _NAME_WIDTH = 30  # longer names are folded on a narrow terminal
 _CELL_WIDTH = 14  # the widest usual cell with its border
 
-_HEADINGS = {
+HEADINGS = {
     "words": "words",
     "validating_emotions": "validating ↑",
     "encouraging_elaboration": "elaboration ↑",
@@ -53,23 +53,33 @@ def result_console() -> Console:
     return console if console.is_terminal else Console(width=max(console.width, WIDTH_OF_FILES))
 
 
-def print_systems(result: EvaluationTable, console: Console) -> None:
-    """All systems by all columns; a star marks a difference from the baseline that holds after Holm's adjustment."""
+def print_systems(result: EvaluationTable, console: Console, rated_by: str | None = None) -> None:
+    """All systems by all columns; a star marks a difference from the baseline that holds after Holm's adjustment.
+
+    Args:
+        rated_by: who gave the ratings, for the headings of their columns; None is the judge of the paper.
+    """
     title = f"{result.rows[0].turns} turns; 95 % intervals from {result.resamples:,} resamples over {result.unit}s"
     rows = [
-        (row.system, [_cell(row.values[c], row.intervals[c], _is_significant(row, c)) for c in COLUMNS])
+        (row.system, [_cell(row.values[c], row.intervals[c], is_significant(row, c)) for c in COLUMNS])
         for row in result.rows
     ]
-    _print(console, title, "system", [_HEADINGS[column] for column in COLUMNS], rows)
-    for note in _notes(result):
+    _print(console, title, "system", [heading(column, rated_by) for column in COLUMNS], rows)
+    for note in notes_on(result):
         console.print(note, highlight=False, markup=False)
 
 
-def _is_significant(row: TableRow, column: str) -> bool:
+def heading(column: str, rated_by: str | None = None, line_break: str = "\n") -> str:
+    """A column's heading; under that of a rating, who gave it."""
+    name = HEADINGS[column]
+    return f"{name}{line_break}({rated_by})" if rated_by and column in RATED else name
+
+
+def is_significant(row: TableRow, column: str) -> bool:
     return column in row.tests and row.tests[column].p_holm < SIGNIFICANT
 
 
-def _notes(result: EvaluationTable) -> list[str]:
+def notes_on(result: EvaluationTable) -> list[str]:
     notes = []
     if result.tests:
         tests = [test for row in result.rows for test in row.tests.values()]
@@ -86,7 +96,7 @@ def _notes(result: EvaluationTable) -> list[str]:
 def print_agreement(report: AgreementReport, console: Console) -> None:
     """Kappa and rho, raters by dimensions."""
     against = f"with {', '.join(report.experts)}, mean over them, on {report.conversations} conversations"
-    headings = [_HEADINGS[scale].rstrip(" ↑↓") for scale in SCALES]
+    headings = [HEADINGS[scale].rstrip(" ↑↓") for scale in SCALES]
     raters = report.raters.items()
     kappas = [(rater, [_cell(by[s].kappa, by[s].kappa_interval) for s in SCALES]) for rater, by in raters]
     rhos = [(rater, [_cell(by[s].spearman, by[s].spearman_interval) for s in SCALES]) for rater, by in raters]
@@ -107,23 +117,23 @@ def print_diversity(results: Sequence[Diversity], console: Console) -> None:
     _print(console, "Stickiness by number of the supporter turn", "system", list(map(str, numbers)), rows)
     for result in results:
         by_turn = zip(result.turn_numbers, result.replies_by_turn, result.prevalence, strict=True)
-        rows = [(f"{number} ({replies})", list(map(_number, shares))) for number, replies, shares in by_turn]
+        rows = [(f"{number} ({replies})", list(map(rounded, shares))) for number, replies, shares in by_turn]
         _print(console, f"{result.system}: share of replies with a tactic", "turn (replies)", tactics, rows)
 
 
 def _overview(result: Diversity) -> Row:
     measures = result.as_dict()
-    return result.system, [*(_number(measures[name], digits=3) for name in _OVERVIEW), str(len(result.similarity))]
+    return result.system, [*(rounded(measures[name], digits=3) for name in _OVERVIEW), str(len(result.similarity))]
 
 
 def _reuse(result: Diversity) -> Row:
     pairs = zip(result.reuse, result.reuse_baseline, strict=True)
-    return result.system, [f"{_number(after)} ({_number(without)})" for after, without in pairs]
+    return result.system, [f"{rounded(after)} ({rounded(without)})" for after, without in pairs]
 
 
 def _stickiness_at(result: Diversity, numbers: Sequence[int]) -> list[str]:
     known = dict(zip(result.turn_numbers.tolist(), result.stickiness_by_turn.tolist(), strict=True))
-    return [_number(known.get(number, math.nan)) for number in numbers]
+    return [rounded(known.get(number, math.nan)) for number in numbers]
 
 
 def _print(console: Console, title: str, first: str, headings: Sequence[str], rows: Sequence[Row]) -> None:
@@ -133,18 +143,19 @@ def _print(console: Console, title: str, first: str, headings: Sequence[str], ro
         table = Table(title=title if start == 0 else None, title_justify="left", row_styles=["", "on grey7"])
         table.add_column(first, overflow="fold")
         for heading in headings[start : start + fitting]:
-            table.add_column(heading, justify="right")
+            table.add_column(heading, justify="right", overflow="fold")
         for name, cells in rows:
             table.add_row(Text(name), *cells[start : start + fitting])
         console.print(table)
 
 
 def _cell(value: float, interval: tuple[float, float], star: bool = False) -> Text:
-    low, high = map(_number, interval)
-    return Text(f"{_number(value)}{'*' if star else ' '}\n").append(f"{low} {high}", style="dim")
+    low, high = map(rounded, interval)
+    return Text(f"{rounded(value)}{'*' if star else ' '}\n").append(f"{low} {high}", style="dim")
 
 
-def _number(value: float, digits: int = 2) -> str:
+def rounded(value: float, digits: int = 2) -> str:
+    """A measure as it is shown: a dash where it is undefined."""
     if math.isnan(value):
         return "-"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.{digits}f}"

@@ -12,8 +12,9 @@ Invariants
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from dialogue.conversation import Message
@@ -43,6 +44,11 @@ class Sampling:
     max_tokens: int = 1000
     temperature: float = 0.0
     seed: int = 0
+
+    def for_question(self, name: str) -> Sampling:
+        """The same with a seed of the question's own, so that the draws of two questions have nothing in common."""
+        digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()
+        return replace(self, seed=int.from_bytes(digest[:4]) >> 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,14 +96,15 @@ class ReplyModel(Protocol):
 async def ask_all(
     model: ReplyModel,
     questions: Sequence[Question],
-    sampling: Sampling,
+    sampling: Sampling | Sequence[Sampling],
     cache: ReplyCache | None = None,
     on_reply: OnReply | None = None,
 ) -> list[ReplyResult]:
-    """One result for each question, in order."""
+    """One result for each question, in order. `sampling` holds for all of them, or is a list with one for each."""
+    samplings = [sampling] * len(questions) if isinstance(sampling, Sampling) else sampling
     done = 0
 
-    async def one(question: Question) -> ReplyResult:
+    async def one(question: Question, sampling: Sampling) -> ReplyResult:
         nonlocal done
         result = await _cached(model, question, sampling, cache)
         done += 1
@@ -105,7 +112,8 @@ async def ask_all(
             on_reply(done, len(questions))
         return result
 
-    tasks = [asyncio.ensure_future(one(question)) for question in questions]
+    pairs = zip(questions, samplings, strict=True)
+    tasks = [asyncio.ensure_future(one(question, drawn)) for question, drawn in pairs]
     try:
         return list(await asyncio.gather(*tasks))
     finally:

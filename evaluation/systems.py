@@ -106,6 +106,20 @@ def load_systems(
     return systems
 
 
+def ratings_file_of(folder: Path) -> str:
+    """Name of the ratings in a system's folder: those of the paper's judge, or the only ones that there are.
+
+    Raises:
+        EvaluationDataError: there are several others, and nothing says which are meant.
+    """
+    names = sorted(path.name for path in folder.glob("*_ratings.csv"))
+    if RATINGS_FILE in names or not names:
+        return RATINGS_FILE
+    if len(names) > 1:
+        raise EvaluationDataError(f"{folder} holds the ratings {', '.join(names)}; say which with --ratings")
+    return names[0]
+
+
 def _subfolders(folder: Path) -> list[Path]:
     if not folder.is_dir():
         raise EvaluationDataError(f"{folder} is not a folder; give the folder that holds one folder per system")

@@ -21,7 +21,7 @@ REVERSED = tuple(reversed(Dimension))
 
 Ratings = tuple[int, ...]
 
-_MEANINGS = {
+MEANINGS = {
     Dimension.VALIDATING_EMOTIONS: "treats the seeker's feelings as real, understandable and allowed",
     Dimension.ENCOURAGING_ELABORATION: "invites the seeker to say more, with open questions or by leaving room",
     Dimension.DEMONSTRATING_UNDERSTANDING: "shows in its own words that it grasped what the seeker means and feels",
@@ -43,7 +43,7 @@ def judge_messages(conversation: str, order: Sequence[Dimension] = IN_ORDER) -> 
         conversation: as text, a line `Seeker: ...` or `Supporter: ...` for each turn.
         order: in which the dimensions are described and asked for.
     """
-    dimensions = "\n".join(f"- {dimension.value}: the supporter {_MEANINGS[dimension]}" for dimension in order)
+    dimensions = "\n".join(f"- {dimension.value}: the supporter {MEANINGS[dimension]}" for dimension in order)
     form = ", ".join(f'"{dimension.value}": n' for dimension in order)
     system = (
         "You rate how a supporter talks with a person who seeks support. Rate the supporter's turns taken together "

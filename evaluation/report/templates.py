@@ -1,4 +1,4 @@
-"""The templates of this folder, strict: a name that a template does not get is an error, not an empty place."""
+"""Templates of this folder or another, strict: a name that a template does not get is an error, not an empty place."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 HERE = Path(__file__).parent
 
 
-def template(name: str, autoescape: bool) -> Template:
+def template(name: str, autoescape: bool, folder: Path = HERE) -> Template:
     """`autoescape` is for HTML; Markdown goes without."""
     environment = Environment(
-        loader=FileSystemLoader(HERE),
+        loader=FileSystemLoader(folder),
         autoescape=autoescape,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -1,0 +1,197 @@
+"""A model in a local Hugging Face folder, run by vLLM in this process: all questions that are open at once, together.
+
+    reply() -> waiting -> submitted to the engine -> a step of all that run ... -> finished: its reply() returns
+                             ^ one task, which lives while there is anything to answer ^
+
+The engine lives in one thread of its own, so that the event loop stays free between its steps. Replies come back as
+they finish, so what a stopped run had finished is in the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any, TypeVar
+
+from evaluation.files import EvaluationDataError
+from evaluation.local_model import check_folder, identity_of, template_options, too_long
+from evaluation.replies import Question, Reply, ReplyFailure, ReplyResult, Sampling
+from reward_servers.protocol import FailureKind
+
+T = TypeVar("T")
+
+CONTEXT = 8192  # tokens of prompt and reply, or what the model takes if that is less
+_CPU_KV_BYTES = 512 * 2**20
+_CPU_SEQUENCES = 32  # decoded at once on a processor; more wait inside vLLM
+_GPU_SEQUENCES = 256
+
+
+@asynccontextmanager
+async def open_vllm(folder: Path, thinking: bool | None = None) -> AsyncIterator[VllmModel]:
+    """The chat model in `folder`.
+
+    Raises:
+        EvaluationDataError: the folder holds no such model, or its tokenizer has no chat template.
+    """
+    check_folder(folder)
+    thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
+    in_thread = asyncio.get_running_loop().run_in_executor
+    try:
+        llm = await in_thread(thread, _load, folder)
+        yield VllmModel(llm, thread, identity_of(folder, thinking) + " vllm", thinking)
+    finally:
+        thread.shutdown(wait=True, cancel_futures=True)
+
+
+@dataclass(frozen=True, slots=True)
+class _Ask:
+    """A question whose `reply` waits for `answer`."""
+
+    question: Question
+    sampling: Sampling
+    answer: asyncio.Future[ReplyResult]
+
+
+class VllmModel:
+    """See `open_vllm`, which makes one. Belongs to one event loop."""
+
+    def __init__(self, llm: Any, thread: ThreadPoolExecutor, identity: str, thinking: bool | None) -> None:
+        self.identity = identity
+        self._engine = llm.llm_engine
+        self._tokenizer = llm.get_tokenizer()
+        self._most_tokens = llm.model_config.max_model_len
+        self._options = template_options(thinking)
+        self._thread = thread
+        self._waiting: list[_Ask] = []
+        self._running: dict[str, _Ask] = {}
+        self._worker: asyncio.Task[None] | None = None
+        self._numbers = count()
+
+    async def reply(self, question: Question, sampling: Sampling) -> ReplyResult:
+        ask = _Ask(question, sampling, asyncio.get_running_loop().create_future())
+        self._waiting.append(ask)
+        if self._worker is None or self._worker.done():
+            self._worker = asyncio.create_task(self._work())
+        return await ask.answer
+
+    async def _work(self) -> None:
+        """Step the engine until nothing is open. What it cannot do is the failure of all that it was doing."""
+        try:
+            while self._waiting or self._running:
+                taken, self._waiting = self._waiting, []
+                for name, output in await self._in_thread(lambda taken=taken: self._step(taken)):  # type: ignore[misc]
+                    _settle(self._running.pop(name), output)
+        except Exception as error:
+            message = f"vLLM stopped with {type(error).__name__}: {error}"
+            for ask in [*self._running.values(), *self._waiting]:
+                _settle(ask, ReplyFailure(ask.question.id, FailureKind.INTERNAL, message, attempts=1))
+            self._running, self._waiting = {}, []
+
+    async def _in_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, call)
+
+    def _step(self, taken: list[_Ask]) -> list[tuple[str, ReplyResult]]:
+        """Submit what was taken, go one step, and tell what is finished. Runs in the engine's thread."""
+        done = []
+        for ask in taken:
+            name = f"r{next(self._numbers)}"
+            self._running[name] = ask
+            if (refused := self._submit(name, ask)) is not None:
+                done.append((name, refused))
+        for output in self._engine.step() if self._engine.has_unfinished_requests() else ():
+            if output.finished:
+                asked = self._running[output.request_id].question
+                done.append((output.request_id, Reply(asked.id, output.outputs[0].text)))
+        return done
+
+    def _submit(self, name: str, ask: _Ask) -> ReplyFailure | None:
+        from vllm import SamplingParams, TokensPrompt
+        from vllm.sampling_params import RequestOutputKind
+
+        encoded = self._tokenizer.apply_chat_template(
+            list(ask.question.messages), add_generation_prompt=True, return_dict=True, **self._options
+        )
+        tokens = list(encoded["input_ids"])
+        room = self._most_tokens - len(tokens)
+        if room < 1:
+            return too_long(ask.question.id, len(tokens), self._most_tokens)
+        params = SamplingParams(
+            temperature=ask.sampling.temperature,
+            max_tokens=min(ask.sampling.max_tokens, room),
+            seed=ask.sampling.seed,
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        self._engine.add_request(name, TokensPrompt(prompt_token_ids=tokens), params)
+        return None
+
+
+def _settle(ask: _Ask, result: ReplyResult) -> None:
+    if not ask.answer.done():  # its task may have been cancelled
+        ask.answer.set_result(result)
+
+
+def _load(folder: Path) -> Any:
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
+    os.environ["VLLM_NO_USAGE_STATS"] = "1"
+    import torch
+
+    gpu = torch.cuda.is_available()
+    if not gpu:  # vLLM would compile one small function for many seconds, which saves nothing here
+        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    from transformers import AutoConfig
+    from vllm import LLM
+
+    atexit.register(_end_quietly)
+
+    try:
+        takes = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", CONTEXT)
+        llm = LLM(**_options(folder, min(CONTEXT, takes), gpu))
+    except (OSError, ValueError) as error:
+        raise EvaluationDataError(f"{folder}: not a model that vLLM can load ({error})") from error
+    if not llm.get_tokenizer().chat_template:
+        raise EvaluationDataError(f"{folder}: the tokenizer has no chat template; expected a chat model")
+    return llm
+
+
+def _end_quietly() -> None:
+    """Triton's bindings print, when Python has ended, forty lines on objects of theirs that nobody freed."""
+    sys.stderr.flush()
+    with Path(os.devnull).open("w") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+
+
+def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:
+    options: dict[str, Any] = {
+        "model": str(folder),
+        "max_model_len": context,
+        "max_num_seqs": _GPU_SEQUENCES if gpu else _CPU_SEQUENCES,
+        "enable_prefix_caching": True,
+        "disable_log_stats": True,
+        "use_tqdm_on_load": False,
+    }
+    if gpu:
+        return options
+    # A prompt prefilled in pieces makes vLLM rewind the request's generator, which CPU generators cannot do.
+    return options | {
+        "dtype": _cpu_dtype(),
+        "enforce_eager": True,
+        "enable_chunked_prefill": False,
+        "max_num_batched_tokens": context,
+        "kv_cache_memory_bytes": _CPU_KV_BYTES,
+    }
+
+
+def _cpu_dtype() -> str:
+    """bfloat16 only where the processor multiplies it in hardware."""
+    import torch
+
+    return "bfloat16" if torch.cpu._is_amx_tile_supported() else "float32"
