@@ -57,7 +57,10 @@ _THEM = r"(?:him|her|them)(?:self|selves)"
 _ANYMORE = r"(?:any ?more|any longer|no more)"
 _NOT = r"(?:(?:do|does|did|would|ca|wo)n'?t|(?:do|does|did|would|can|will) not|cannot|not|never|no longer)"
 _FILLER = r"(?:(?:even|really|just|ever|truly|simply|honestly|only|actually|so|fucking|freaking|rather) )*"
-_TO_LIVE = r"liv(?:e|ing)(?! (?:in(?! this (?:world|life)\b)|with|at|near|here|there|on|alone|by|next|close|far|through|under|off|together|a|my))"
+_TO_LIVE = (
+    r"liv(?:e|ing)(?! (?:in(?! this (?:world|life)\b)|with|at|near|here|there|on|alone|by|"
+    r"next|close|far|through|under|off|together|a|my))"
+)
 _INTENT = (
     r"(?:want|wanna|wanted|wish|going to|gonna|about to|thoughts?|think|thinking|feel like|feeling like|felt like|"
     r"consider\w*|plan|planning|tempted|urges?|should|could|might|would|if i|i'?ll|i will|ready to|imagin\w+|"
@@ -69,7 +72,10 @@ _CLOSE_ONE = (
     r"(?:he|she|they|my (?:\w+ )?(?:husband|wife|boyfriend|girlfriend|partner|ex|dad|father|mom|mum|mother|"
     r"step ?\w+|brother|uncle|son|fiancee?|bf|gf|roommate))"
 )
-_CHILD = r"(?:my|the|our|this) (?:own |new |little |newborn )?(?:baby|babies|child|children|kids?|son|daughter|newborn|infant)"
+_CHILD = (
+    r"(?:my|the|our|this) (?:own |new |little |newborn )?"
+    r"(?:baby|babies|child|children|kids?|son|daughter|newborn|infant)"
+)
 
 DEATH_WISH = _any(
     r"(?:want|wants|wanted|wanting|wanna|wish|wishes|wished|hope|hoping|pray|praying|need|needs|ready|deserves?|"
@@ -79,10 +85,12 @@ DEATH_WISH = _any(
     r"wish(?:ed|ing|es)? (?:that )?(?:i|she|he|they) (?:was|were|had been|would be) dead",
     rf"(?:i|she|he|they)(?:'?d| would)? rather {_FILLER}(?:die|be dead|not be alive|not exist)",
     r"better off (?:if i (?:was |were )?)?dead",
-    r"(?:wish|should|better if) (?:that )?(?:i (?:had|have|would have|would'?ve)|i'?d|have|it was me that) (?:just )?died",
+    r"(?:wish|should|better if) (?:that )?(?:i (?:had|have|would have|would'?ve)|i'?d|have|"
+    r"it was me that) (?:just )?died",
     r"i should (?:just )?(?:die|be dead)",
     r"(?:looking forward to|can'?t wait for|welcome|long for) (?:my )?death",
-    r"(?:thoughts?|thinking|think|thought|dream\w*|fantasi[sz]\w*) (?:of|about) (?:dying|my (?:own )?death|being dead|death)",
+    r"(?:thoughts?|thinking|think|thought|dream\w*|fantasi[sz]\w*) (?:of|about) (?:dying|my (?:own )?death|"
+    r"being dead|death)",
 )
 
 RULES: tuple[Rule, ...] = (
@@ -129,13 +137,16 @@ RULES: tuple[Rule, ...] = (
             rf"(?:be|being) (?:here|around|on this (?:earth|planet)|in this world) (?:{_ANYMORE}|at all)|"
             rf"be (?:on this (?:earth|planet)|in this world)|go on (?:living|{_ANYMORE}|like this))",
             rf"(?:can'?t|cannot|can not) (?:keep )?(?:go|going|carry|carrying|keep) on (?:living|{_ANYMORE})",
-            rf"(?:can'?t|cannot|can not) (?:keep on|go on|keep) living(?! (?:in|with|at|here|there|on))",
-            r"(?:thinking|thought|thoughts|think|better|easier|rather|wish|if i could|like|about|of) (?:about |of |just )*"
+            r"(?:can'?t|cannot|can not) (?:keep on|go on|keep) living(?! (?:in|with|at|here|there|on))",
+            r"(?:thinking|thought|thoughts|think|better|easier|rather|wish|if i could|like|about|of) (?:about |of |"
+            r"just )*"
             rf"not (?:be|being|exist|existing)(?: (?:here|around|alive))(?: {_ANYMORE})?",
             r"not (?:be|being) alive",
             r"i (?:was|were|am|wasn'?t|weren'?t) (?:no longer |not )?alive (?:any ?more|any longer)",
-            r"wish(?:ed)? (?:that )?i (?:wasn'?t|weren'?t|was not|were not) (?:alive|here any ?more|around any ?more|born)",
-            r"(?:wish|better if) (?:that )?i (?:had |was |were |'?d )*never (?:been |be |was )?born|never (?:had )?been born",
+            r"wish(?:ed)? (?:that )?i (?:wasn'?t|weren'?t|was not|were not) (?:alive|here any ?more|around any ?more|"
+            r"born)",
+            r"(?:wish|better if) (?:that )?i (?:had |was |were |'?d )*never (?:been |be |was )?born|"
+            r"never (?:had )?been born",
             r"stop existing|cease to exist|not exist(?:ing)? any ?more",
             r"(?:lost|losing|no|lack) (?:the |my |all |any )?(?:will|desire) to (?:live|go on)",
         ),
@@ -148,16 +159,22 @@ RULES: tuple[Rule, ...] = (
         _any(
             r"(?:no|what'?s the|what is the|whats the|(?:isn'?t|not) (?:a|any|much)|(?:see|have|find|seeing|having) "
             r"(?:a|any|no|much|the)|lost (?:the|my|all|any)|without a) (?:\w+ )?(?:reason|point|purpose) (?:\w+ )?"
-            rf"(?:to|in|of|for) (?:me )?(?:be |being |stay |staying |keep |go on |going on )?(?:{_TO_LIVE}|alive|existing)",
+            rf"(?:to|in|of|for) (?:me )?(?:be |being |stay |staying |keep |go on |going on )?(?:{_TO_LIVE}|alive|"
+            rf"existing)",
             r"(?:no|see the|what'?s the|what is the|whats the|\w+n'?t (?:see|have) (?:a|any|the)) (?:\w+ )?"
-            r"(?:point|reason) (?:in|to|of) (?:go|going|carry|carrying|keep) on|no (?:point|meaning) (?:in|to) (?:my )?life",
-            r"(?:nothing|no one|nobody|not (?:much|a thing)|\w+n'?t (?:have )?(?:anything|much|anyone)) (?:left |more |else )?"
+            r"(?:point|reason) (?:in|to|of) (?:go|going|carry|carrying|keep) on|no (?:point|meaning) (?:in|"
+            r"to) (?:my )?life",
+            r"(?:nothing|no one|nobody|not (?:much|a thing)|\w+n'?t (?:have )?(?:anything|much|anyone)) (?:left |"
+            r"more |else )?"
             r"to live for",
-            r"(?:not|\w+n'?t|never|hardly|no longer|if|whether) (?:\w+ ){0,4}worth (?:living|being alive)(?! (?:in|at|with))",
+            r"(?:not|\w+n'?t|never|hardly|no longer|if|whether) (?:\w+ ){0,4}worth (?:living|being alive)(?! (?:in|"
+            r"at|with))",
             r"something worth living for",
-            r"(?:no (?:intention|wish|strength|will|desire)|\w+n'?t want) to (?:move|go|carry) on (?:with|in) (?:my )?life",
+            r"(?:no (?:intention|wish|strength|will|desire)|\w+n'?t want) to (?:move|go|carry) on (?:with|"
+            r"in) (?:my )?life",
             r"life (?:is not|isn'?t|ain'?t|is no longer) worth it",
-            rf"(?:tired|sick|exhausted|done|fed up|weary) (?:of|with|from) (?:{_TO_LIVE}|being alive|existing|life)(?! (?:at|in))",
+            rf"(?:tired|sick|exhausted|done|fed up|weary) (?:of|with|from) (?:{_TO_LIVE}|being alive|existing|"
+            rf"life)(?! (?:at|in))",
             r"(?:hated?|can'?t stand|don'?t like) being alive",
         ),
         Whose.NEAREST,
@@ -170,7 +187,8 @@ RULES: tuple[Rule, ...] = (
             r"better(?: off)?(?: place)? (?:without me|if i (?:just )?(?:was|were|wasn'?t|weren'?t|died|disappear\w*|"
             r"vanish\w*|didn'?t exist|never existed|am not|am gone)|when i'?m (?:gone|dead)|with me (?:gone|dead))",
             r"(?:no ?one|nobody|anyone|anybody|they|who|people) (?:would|will|'d|'ll|wouldn'?t)(?: \w+)? "
-            r"(?:miss me|notice|care) (?:if|when) i (?:was |were |am |just |'m )*(?:gone|dead|died|die|disappear\w*|vanish\w*)",
+            r"(?:miss me|notice|care) (?:if|when) i (?:was |were |am |just |'m )*(?:gone|dead|died|die|disappear\w*|"
+            r"vanish\w*)",
             r"(?:no ?one|nobody) would (?:even )?miss me",
         ),
         negatable=False,
@@ -193,7 +211,8 @@ RULES: tuple[Rule, ...] = (
             rf"{_INTENT}jump(?:ing|ed)? (?:off|in front of|from|out|into|onto)(?: of)? (?:a |an |the |my |that |this )?"
             r"(?:\w+ )?(?:bridge|roof|building|balcony|cliff|train|tracks?|traffic|bus|window|overpass|ledge|truck)",
             rf"{_INTENT}(?:walk|step|run|throw\w*|driv\w*|crash\w*|steer\w*|swerv\w*)(?:ing|ping)? (?:\w+ ){{0,3}}?"
-            r"(?:in front of|into|off|onto|under) (?:of )?(?:a |an |the |incoming |oncoming )*(?:traffic|train|bus|truck|"
+            r"(?:in front of|into|off|onto|under) (?:of )?(?:a |an |the |incoming |oncoming )*(?:traffic|train|bus|"
+            r"truck|"
             r"tracks?|bridge|cliff|tree|wall|pole|river|tunnel|lane)",
             r"(?:take|taking|took|swallow\w*|down(?:ed|ing)?|saved up|saving up|stockpil\w+|hoard\w*|have|got)\b"
             r"[^.!?]{0,15}\b(?:all (?:of )?(?:my|the|these|those)|(?:the |a )?whole bottle|too many|enough|every|"
@@ -204,14 +223,17 @@ RULES: tuple[Rule, ...] = (
             r"(?:put|putting) a (?:gun (?:to|in) my|bullet (?:in|through) my) (?:head|mouth|brain)",
             r"blow(?:ing)? my (?:own )?(?:brains?|head)(?: out| off)?",
             r"slit(?:ting)? my (?:own )?(?:wrists?|throat)",
-            r"(?:lethal|fatal) dose|how (?:many|much) \w*(?: \w+)? (?:would |does |do |will )?(?:it |i )?(?:takes? to|need to|"
+            r"(?:lethal|fatal) dose|how (?:many|much) \w*(?: \w+)? (?:would |does |do |will )?(?:it |"
+            r"i )?(?:takes? to|need to|"
             r"to) (?:die|overdose|kill)",
             r"(?:painless|easiest|easy|quickest|quick|fastest|best|least painful|surest|good) ways? to "
             r"(?:die|end (?:it|my)|go\b(?= (?:out|forever))|kill (?:my|one))",
-            r"(?:suicide|goodbye|good-bye|farewell) (?:notes?|letters?|videos?)(?! (?:for|to|from) (?:my |a )?(?:cowork|class))",
+            r"(?:suicide|goodbye|good-bye|farewell) (?:notes?|letters?|videos?)(?! (?:for|to|from) (?:my |"
+            r"a )?(?:cowork|class))",
             r"giv(?:e|en|ing) away (?:all )?(?:of )?my (?:things|stuff|belongings|possessions)",
             r"(?:have|got|made|making) a plan and (?:\w+ ){0,3}means",
-            r"(?:planned|planning|decided|know) (?:out )?how (?:i'?m going to|i'?ll|i will|i would|i'?d|to) (?:die|do it|end it)",
+            r"(?:planned|planning|decided|know) (?:out )?how (?:i'?m going to|i'?ll|i will|i would|i'?d|to) (?:die|"
+            r"do it|end it)",
         ),
         urgent=True,
     ),
@@ -220,9 +242,11 @@ RULES: tuple[Rule, ...] = (
         "asks to be killed",
         CrisisKind.SUICIDE,
         _any(
-            r"(?:please|someone|somebody|wish (?:he|she|they|you|someone|somebody|something|god|it) would) (?:please |just )*"
+            r"(?:please|someone|somebody|wish (?:he|she|they|you|someone|somebody|something|god|"
+            r"it) would) (?:please |just )*"
             r"(?:kill me|end me|end my life|put me out of my misery)(?! (?:if|for|when|because|with|about|over|now))",
-            r"(?:wish|hope|hoping|pray|praying) (?:that )?(?:god|the lord|a (?:car|truck|bus)|something|cancer) (?:would|will) "
+            r"(?:wish|hope|hoping|pray|praying) (?:that )?(?:god|the lord|a (?:car|truck|bus)|something|"
+            r"cancer) (?:would|will) "
             r"(?:just )?(?:take me|hit me|kill me)",
             r"wish i (?:would|could) (?:just )?get hit by a (?:car|bus|truck|train)",
         ),
@@ -232,11 +256,14 @@ RULES: tuple[Rule, ...] = (
         CrisisKind.SELF_HARM,
         _any(
             rf"(?:cut|burn|hurt|harm|injur|mutilat|scratch|carv)(?:e|ting|ing|ed)? {_ME}"
-            r"(?! (?:off|out|short|some|a |while|when|on|by|accidentally|in the|shaving|cooking|playing|at|lifting|running|"
-            r"trying|working|doing|falling|loose|from|with (?:a|the|my) (?:knife|stove|iron|oven|kitchen)|real bad|badly|"
+            r"(?! (?:off|out|short|some|a |while|when|on|by|accidentally|in the|shaving|cooking|playing|at|lifting|"
+            r"running|"
+            r"trying|working|doing|falling|loose|from|with (?:a|the|my) (?:knife|stove|iron|oven|kitchen)|real bad|"
+            r"badly|"
             r"pretty|really|last (?:year|month|summer)|financially|emotionally|more|by|again (?:playing|at|on)))",
             r"(?:hitting|punching|punishing|starving) myself(?! (?:for|on|in))",
-            r"cut(?:ting)? (?:into )?my (?:own )?(?:wrists?|arms?|thighs?|skin)(?! (?:on|while|when|by|accident|shaving|off))",
+            r"cut(?:ting)? (?:into )?my (?:own )?(?:wrists?|arms?|thighs?|skin)(?! (?:on|while|when|by|accident|"
+            r"shaving|off))",
             r"(?:started|been|back to|urges? to|want to|wanna|relapsed?(?: and| with| into)?|need to|clean from|"
             rf"can'?t stop|used to) cut(?:ting)?(?= again| {_ME}| to (?:cope|feel|deal)|[.,!?]|$)",
         ),
@@ -252,18 +279,24 @@ RULES: tuple[Rule, ...] = (
         CrisisKind.DANGER,
         _any(
             rf"{_CLOSE_ONE}\b[^.!?]{{0,25}}\b(?:hits|beats|chokes|strangles|punches|slaps|kicks|rapes|"
-            rf"(?:is|'s|are|keeps?|started|starts) (?:\w+ ){{0,4}}?{_HURTS}) (?:me|us|my (?:kids|children|mom|mum|mother|baby))"
+            rf"(?:is|'s|are|keeps?|started|starts) (?:\w+ ){{0,4}}?{_HURTS}) (?:me|us|my (?:kids|children|mom|mum|"
+            rf"mother|baby))"
             r"(?! (?:at|in|to|up|with|playing|by|because i (?:won|lost)|as))",
-            rf"{_CLOSE_ONE}\b[^.!?]{{0,25}}\b{_HURT_PAST} (?:me|us)\b[^.!?]{{0,30}}\b(?:last night|tonight|today|yesterday|"
+            rf"{_CLOSE_ONE}\b[^.!?]{{0,25}}\b{_HURT_PAST} (?:me|us)\b[^.!?]{{0,30}}\b(?:last night|tonight|today|"
+            rf"yesterday|"
             r"again|this morning|just now)",
-            r"(?:afraid|scared|terrified|fear)\b[^.!?]{0,25}\b(?:he|she|they|husband|wife|boyfriend|girlfriend|partner|ex|"
+            r"(?:afraid|scared|terrified|fear)\b[^.!?]{0,25}\b(?:he|she|they|husband|wife|boyfriend|girlfriend|"
+            r"partner|ex|"
             r"father|dad|mom|mother)(?:'s| is| are)?(?: going to| gonna| will| might| would| could|'ll) "
             r"(?:kill|hurt|shoot|stab|rape|beat|attack) (?:me|us)",
             r"(?:threaten\w*|tried|trying) to (?:kill|shoot|stab|strangle|rape) (?:me|us)(?! with)",
-            r"(?:has|have|got|holding|with) a (?:gun|knife) (?:right now|and (?:is|he'?s|she'?s) (?:outside|here|threatening))",
-            r"(?:someone|somebody|he|a man)(?:'s| is) (?:breaking in|in my house|trying to (?:get|break) in|following me|"
+            r"(?:has|have|got|holding|with) a (?:gun|knife) (?:right now|and (?:is|he'?s|she'?s) (?:outside|here|"
+            r"threatening))",
+            r"(?:someone|somebody|he|a man)(?:'s| is) (?:breaking in|in my house|trying to (?:get|break) in|"
+            r"following me|"
             r"outside my (?:door|house) with)",
-            r"(?:not|n'?t feel) safe (?:at home|in my (?:own )?(?:home|house)|with (?:him|her|my (?:husband|wife|partner)))",
+            r"(?:not|n'?t feel) safe (?:at home|in my (?:own )?(?:home|house)|with (?:him|her|my (?:husband|wife|"
+            r"partner)))",
             r"i (?:was|got|have been|'?ve been) (?:just )?(?:raped|sexually assaulted)",
             r"victim of (?:\w+ ){0,3}(?:abuse|violence)",
             r"(?:i'?m|i am|tired of|sick of) being (?:\w+ly )?(?:abused|beaten|stalked|threatened|hit)",
@@ -274,9 +307,11 @@ RULES: tuple[Rule, ...] = (
         "medical emergency",
         CrisisKind.DANGER,
         _any(
-            r"chest (?:pains?|hurts|is (?:so |really |very )?tight)\b[^.!?]{0,40}\b(?:arm|jaw|breathe|breath|right now)",
+            r"chest (?:pains?|hurts|is (?:so |really |very )?tight)\b[^.!?]{0,40}\b(?:arm|jaw|breathe|breath|"
+            r"right now)",
             r"(?:can'?t|cannot) breathe (?:right now|at all and)",
-            r"(?:is|'s|are|am|isn'?t) (?:not breathing|unconscious|turning blue|bleeding (?:out|badly|a lot)|breathing any ?more)",
+            r"(?:is|'s|are|am|isn'?t) (?:not breathing|unconscious|turning blue|bleeding (?:out|badly|a lot)|"
+            r"breathing any ?more)",
             r"(?:won'?t|not|doesn'?t) stop bleeding|bleeding won'?t stop",
             r"(?<!like )(?:i'?m|is|i think i'?m|i am|might be) having a (?:heart attack|stroke)(?! (?:from|over|at))",
         ),
@@ -286,14 +321,17 @@ RULES: tuple[Rule, ...] = (
         "fear of harming somebody",
         CrisisKind.DANGER,
         _any(
-            r"(?:intrusive|urges?|thoughts?|images?|impulses?|visions?)\b[^.!?]{0,30}\b(?:hurting|harming|shaking|dropping|"
+            r"(?:intrusive|urges?|thoughts?|images?|impulses?|visions?)\b[^.!?]{0,30}\b(?:hurting|harming|shaking|"
+            r"dropping|"
             rf"drowning|smothering|kil+ing|throwing|stabbing|suffocating) (?:{_CHILD}|people|someone|somebody|others|"
             r"him|her|them|my (?:wife|husband|mom|mother|family|partner))",
             r"(?:going to|gonna|might|want to|wanna|could|afraid i'?ll|scared i'?ll) (?:hurt|harm|shake|smother|drown) "
             rf"{_CHILD}",
-            r"(?:i'?m|i am) (?:going to|gonna) (?:shoot|stab|kill) (?:him|her|them|everyone|people|my (?:boss|wife|husband|ex))"
+            r"(?:i'?m|i am) (?:going to|gonna) (?:shoot|stab|kill) (?:him|her|them|everyone|people|my (?:boss|wife|"
+            r"husband|ex))"
             r"\b[^.!?]{0,40}\b(?:gun|knife|tonight|weapon)",
-            r"(?:bring|take|bringing|taking) (?:a|my) gun to (?:school|work)|shoot up (?:the|my) (?:school|office|place)",
+            r"(?:bring|take|bringing|taking) (?:a|my) gun to (?:school|work)|shoot up (?:the|my) (?:school|office|"
+            r"place)",
         ),
         negatable=False,
     ),
@@ -303,7 +341,8 @@ RULES: tuple[Rule, ...] = (
         _any(
             rf"(?:kil+|hang|shoot|drown|stab|unaliv)(?:e|ing)? {_THEM}(?! (?:in the foot|out|working|trying))",
             rf"(?:kil+ed|hung|hanged|shot|drowned|offed) {_THEM}",
-            r"(?:take|taking|took|taken) (?:his|her|their) (?:own )?li(?:fe|ves)(?! (?:back|in|into|to|for|seriously|savings))",
+            r"(?:take|taking|took|taken) (?:his|her|their) (?:own )?li(?:fe|ves)(?! (?:back|in|into|to|for|seriously|"
+            r"savings))",
             rf"(?:cutting|burning|harming) {_THEM}(?! (?:on|off|some))",
             r"(?:wants?|threaten\w*|trying|tried|going|talk\w*|thoughts?|thinking|urges?) (?:to|about|of) "
             rf"(?:hurt|harm|cut)(?:ing|ting)? {_THEM}",
