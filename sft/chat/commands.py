@@ -29,10 +29,10 @@ def chat(
         str, typer.Option(help="best friend, good listener, older sibling, peer or none.")
     ] = "best friend",
     reflection: Annotated[ReflectionMode, typer.Option(help="The hidden line.")] = ReflectionMode.INSTRUCTION,
-    memory: Annotated[
-        MemoryMode, typer.Option(help="What of earlier turns is in the prompt.")
-    ] = MemoryMode.SUMMARY,
-    show_reflection: Annotated[bool, typer.Option("--show-reflection", help="Print what is hidden; for developers.")] = False,
+    memory: Annotated[MemoryMode, typer.Option(help="What of earlier turns is in the prompt.")] = MemoryMode.SUMMARY,
+    show_reflection: Annotated[
+        bool, typer.Option("--show-reflection", help="Print what is hidden; for developers.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object for each reply.")] = False,
     seed: Annotated[int, typer.Option(help="Decides what is drawn.")] = 0,
     temperature: Annotated[float, typer.Option(min=0, help="0 takes the likeliest token each time.")] = 0.7,

@@ -45,6 +45,9 @@ from sft.strategies import Strategy
 if TYPE_CHECKING:
     import torch
 
+DEFAULT_STYLE = Style()
+DEFAULT_SAMPLING = Sampling(max_new_tokens=128, temperature=0.7, top_p=0.9)
+
 _REFLECTION_TOKENS, _SUMMARY_NEW_TOKENS = 48, 24
 
 
@@ -60,10 +63,10 @@ class ChatOptions:
 
     locale: str | None = None
     resources: Path | None = None
-    style: Style = Style()
+    style: Style = DEFAULT_STYLE
     reflection: ReflectionMode = ReflectionMode.INSTRUCTION
     memory: MemoryMode = MemoryMode.SUMMARY
-    sampling: Sampling = Sampling(max_new_tokens=128, temperature=0.7, top_p=0.9)
+    sampling: Sampling = DEFAULT_SAMPLING
     seed: int = 0
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 SUMMARY_TOKENS = 20
+_ASK = "Say in at most ten words what the person who wrote this feels. Only those words."
 _TURNS, _CHARACTERS = 3, 400  # what the model is shown to sum up: the latest turns, and so much of each
 
 
@@ -56,7 +57,7 @@ def summary_request(history: Sequence[Turn]) -> list[Message]:
     return [
         {
             "role": "system",
-            "content": "Say in at most ten words what the person who wrote this feels. Only those words.",
+            "content": _ASK,
         },
         {"role": "user", "content": "\n".join(said)},
     ]

@@ -3,7 +3,7 @@
 In a crisis, whatever the model wrote, these hold of the reply:
 
     1. every line of the locale's resources for this kind of crisis, and the emergency number, is in it
-    2. no service is named by two sentences, and no number is in it that is not in the resources: a model invents numbers
+    2. no service is named by two sentences, and no number is in it but those of the resources: models invent numbers
     3. text that encourages harm, names means, or is no text at all is replaced by a fixed, kind sentence
 """
 
@@ -27,10 +27,12 @@ _ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+\.(?:com|org|net|info|co|
 _REFERS = re.compile(r"\b(?:call|text|dial|ring|contact|reach|phone|visit|try|at|on|unter|ruf)\b", re.IGNORECASE)
 _NEGATED = re.compile(r"\b(?:not|never|no|without|instead|nicht|kein\w*)\b|n['’]t\b", re.IGNORECASE)
 _HARMFUL = re.compile(
-    r"\b(?:(?:kill|hang|cut|hurt|shoot|harm) yourself|you (?:should|deserve to|ought to|better) (?:just )?(?:die|be dead)|"
-    r"(?:go ahead|you should|you can|you could|feel free to|it'?s (?:ok|okay|fine) to)(?: and| just)* (?:die|end (?:it|your)|"
-    r"jump|overdose|take (?:all|the|more) (?:\w+ )?pills)|(?:painless|easiest|best|quickest) ways? to (?:die|end)|"
-    r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|do it\b|kys)\b"
+    r"\b(?:(?:kill|hang|cut|hurt|shoot|harm) yourself|"
+    r"you (?:should|deserve to|ought to|better) (?:just )?(?:die|be dead)|"
+    r"(?:go ahead|you should|you can|you could|feel free to|it'?s (?:ok|okay|fine) to)(?: and| just)* "
+    r"(?:die|do it|end (?:it|your)|jump|overdose|take (?:all|the|more) (?:\w+ )?pills)|"
+    r"(?:painless|easiest|best|quickest) ways? to (?:die|end)|"
+    r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
 )
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
 

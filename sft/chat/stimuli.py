@@ -1,7 +1,7 @@
 """What the crisis detector is measured on: crisis prompts, and the everyday turns of two corpora, in two fixed halves.
 
-    DIR/safety/mental_health_llm_eval/prompts.json                    a crisis where `crisis` is true or it is the category
-    DIR/safety/llms_as_therapists/data/transcript_metadata.jsonl      clients' words that were filed as suicidal ideation
+    DIR/safety/mental_health_llm_eval/prompts.json                    a crisis by `crisis`, or by its category
+    DIR/safety/llms_as_therapists/data/transcript_metadata.jsonl      clients' words filed as suicidal ideation
     DIR/empathetic_dialogues/conversations.jsonl, DIR/esconv/*.jsonl  every turn of the speaker or seeker
 
 Which half something is in depends on nothing but its name, so a change of the rules cannot move it.
@@ -84,7 +84,7 @@ def read_stimuli(data: Path) -> list[Stimulus]:
         category = _text(entry, "category", where)
         crisis = category == "crisis" or entry.get("crisis") is True
         found.append(Stimulus(_text(entry, "id", where), category, _text(entry, "text", where), crisis))
-    for where, entry in _objects(data / TRANSCRIPTS):
+    for _, entry in _objects(data / TRANSCRIPTS):
         quotes = entry.get(_QUOTES)
         quote = quotes.get(_IDEATION) if isinstance(quotes, dict) else None
         if quote:
@@ -115,8 +115,8 @@ def _objects(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
         raise DataError(f"{file}: there is no such file; give --data the folder that holds safety/, esconv/, ...")
     for record in json_records(file):
         if isinstance(record.value, BadRecord) or not isinstance(record.value, dict):
-            raise DataError(f"{record.where}: expected a JSON object")
-        yield record.where, record.value
+            raise DataError(f"{record.place}: expected a JSON object")
+        yield record.place, record.value
 
 
 def _text(entry: Mapping[str, Any], key: str, where: str) -> str:
