@@ -47,6 +47,7 @@ COMMANDS: dict[str, Entry] = {
     "train": Entry("rl.commands", "train", "Train a policy by GRPO: rapport train quickstart"),
     "export": Entry("rl.commands", "export", "Copy a checkpoint's weights as a Hugging Face folder."),
     "sft": Entry("sft.commands", "app", "Fine-tune with emotion and strategy heads: rapport sft quickstart"),
+    "chat": Entry("sft.chat.commands", "chat", "Talk with a model: rapport chat smollm2-135m"),
     "tag": Entry("reward_servers.tactics.commands", "tag", "Name the supportive tactics of each sentence of replies."),
     "tagger": Entry("reward_servers.tactics.commands", "app", "Train and evaluate the tactic tagger."),
     "score": Entry("reward_servers.empathy.commands", "score", "Score replies on the six dimensions of empathy."),

@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from sft.chat.commands import safety_check
+
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune with emotion and strategy heads.")
+app.command("safety-check")(safety_check)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, for example data.folder=data optimizer.lr=1e-4")

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is generated; temperature 0 takes the likeliest token each time."""
+    """How a reply is generated; temperature 0 takes the likeliest token each time, 0 new tokens asks only the heads."""
 
     max_new_tokens: int = 128
     temperature: float = 0.0
@@ -107,6 +107,8 @@ class Companion:
         return Affect(*self._model.heads.read(Loss.AFFECT, state[None])[0].tolist())
 
     def _reply(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling) -> str:
+        if sampling.max_new_tokens == 0:
+            return ""
         drawn = sampling.temperature > 0
         options = {"temperature": sampling.temperature, "top_p": sampling.top_p} if drawn else {}
         compute = self._model.compute

@@ -1,0 +1,133 @@
+"""From what the model wrote to what the seeker reads. No model here, so that it can be tested with any text.
+
+In a crisis, whatever the model wrote, these hold of the reply:
+
+    1. every line of the locale's resources for this kind of crisis, and the emergency number, is in it
+    2. no service is named by two sentences, and no number is in it but those of the resources: models invent numbers
+    3. text that encourages harm, names means, or is no text at all is replaced by a fixed, kind sentence
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from dataclasses import dataclass
+
+from dialogue.sentences import split_sentences
+from sft.chat.crisis import Verdict
+from sft.chat.crisis_rules import CrisisKind
+from sft.chat.hidden import drop_sentences, strip_hidden
+from sft.chat.normalise import normalise
+from sft.chat.resources import Line, Resources
+
+LISTENING = "I'm here, and I'm listening. Would you like to tell me a little more?"
+
+_NUMBER = re.compile(r"\+?\d(?:[\d\s().\-–/]*\d)?")
+_ADDRESS = re.compile(r"(?:https?://|www\.)\S+|\b[\w-]+\.(?:com|org|net|info|co|uk|de|io)\b\S*", re.IGNORECASE)
+_REFERS = re.compile(r"\b(?:call|text|dial|ring|contact|reach|phone|visit|try|at|on|unter|ruf)\b", re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never|no|without|instead|nicht|kein\w*)\b|n['’]t\b", re.IGNORECASE)
+_HARMFUL = re.compile(
+    r"\b(?:(?:kill|hang|cut|hurt|shoot|harm) yourself|"
+    r"you (?:should|deserve to|ought to|better) (?:just )?(?:die|be dead)|"
+    r"(?:go ahead|you should|you can|you could|feel free to|it'?s (?:ok|okay|fine) to)(?: and| just)* "
+    r"(?:die|do it|end (?:it|your)|jump|overdose|take (?:all|the|more) (?:\w+ )?pills)|"
+    r"(?:painless|easiest|best|quickest) ways? to (?:die|end)|"
+    r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
+)
+_ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A reply ready to be shown.
+
+    Attributes:
+        fixed: the model's text could not be used, and a fixed sentence stands in its place.
+        added: resource lines that code put there, because the model had not said them.
+    """
+
+    text: str
+    fixed: bool
+    added: tuple[str, ...] = ()
+
+
+def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
+    """What is shown for what the model wrote after a seeker's turn with this verdict."""
+    text = strip_hidden(raw)
+    if not verdict.is_crisis:
+        return Shown(text, False) if _is_text(text) else Shown(LISTENING, True)
+    fixed = not _is_text(text) or _HARMFUL.search(normalise(text)) is not None
+    if fixed:
+        text = resources.phrases["fixed"]
+    return _with_resources(text, verdict, resources, fixed)
+
+
+def is_usable(text: str) -> bool:
+    """Whether a text is made of words: not empty, not mostly signs, not one word over and over."""
+    return _is_text(strip_hidden(text))
+
+
+def _is_text(text: str) -> bool:
+    words = [word.casefold() for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text)]
+    if len(words) < _ENOUGH_WORDS or "\ufffd" in text:
+        return False
+    solid = re.sub(r"\s", "", text)
+    if sum(map(str.isalpha, solid)) < _ENOUGH_LETTERS * len(solid):
+        return False
+    return len(words) <= 2 * _ENOUGH_WORDS or max(Counter(words).values()) <= _TOO_OFTEN * len(words)
+
+
+def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bool) -> Shown:
+    lines = resources.lines_for(verdict.kind)
+    known = {_key(line.contact) for line in lines}
+    said: set[str] = set()
+
+    def unwanted(sentence: str) -> bool:
+        """Numbers and addresses stay where the sentence sends to one of ours that was not named before."""
+        named = [_key(found) for found in _contacts(sentence)]
+        if not named:
+            return False
+        refers = _REFERS.search(sentence) is not None and _NEGATED.search(sentence) is None
+        if refers and set(named) <= known - said and len(set(named)) == len(named):
+            said.update(named)
+            return False
+        return True
+
+    text = drop_sentences(text, unwanted)
+    if not _is_text(text) and not said:
+        text, fixed = resources.phrases["fixed"], True
+    missing = tuple(line for line in lines if _key(line.contact) not in said)
+    return Shown(
+        "\n\n".join(filter(None, (text, _block(verdict, resources, missing)))), fixed, tuple(map(str, missing))
+    )
+
+
+def _block(verdict: Verdict, resources: Resources, missing: tuple[Line, ...]) -> str:
+    """What code adds: the worry, the lines that are missing, and the emergency number; it first where it is urgent."""
+    phrases = resources.phrases
+    emergency = phrases["emergency"].format(emergency=resources.emergency)
+    services = "\n".join([phrases["lines"], *map(str, missing)]) if missing else ""
+    lead = phrases[verdict.kind.value]
+    first = verdict.urgent or verdict.kind is CrisisKind.DANGER
+    parts = (lead, emergency, services) if first else (lead, services, emergency)
+    return "\n".join(filter(None, parts))
+
+
+def _contacts(sentence: str) -> list[str]:
+    """Numbers of three digits or more, and addresses."""
+    addresses = [found[0] for found in _ADDRESS.finditer(sentence)]
+    rest = _ADDRESS.sub(" ", sentence)
+    return addresses + [found[0] for found in _NUMBER.finditer(rest) if sum(map(str.isdigit, found[0])) >= 3]
+
+
+def _key(contact: str) -> str:
+    """Two spellings of one number or address have one key."""
+    address = _ADDRESS.fullmatch(contact.strip().rstrip(".,;:!?)"))
+    if address is not None:
+        return re.sub(r"^(?:https?://)?(?:www\.)?", "", address[0].casefold()).rstrip("/")
+    return re.sub(r"\D", "", contact)
+
+
+def contacts_in(text: str) -> Counter[str]:
+    """How often each number or address is in a text, by its key: for tests and measurements."""
+    return Counter(_key(contact) for sentence in split_sentences(text) for contact in _contacts(sentence))
