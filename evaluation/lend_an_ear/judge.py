@@ -1,9 +1,9 @@
 """A language model as the judge of a reply, on the six Lend-an-Ear dimensions from 1 to 5.
 
 The wording is ours, not that of the paper's judge, so its ratings are comparable with each other and not with published
-ones. The dimensions are described as in `rapport judge calibrate`, which rates whole conversations as experts did. Every
-reply is judged alone, with what was said before it. The answer must be one JSON object with exactly the six names and
-whole numbers from 1 to 5; any other is asked for once more and then counted as unreadable.
+ones. The dimensions are described as in `rapport judge calibrate`, which rates whole conversations as experts did.
+Every reply is judged alone, with what was said before it. The answer must be one JSON object with exactly the six names
+and whole numbers from 1 to 5; any other is asked for once more and then counted as unreadable.
 """
 
 from __future__ import annotations
