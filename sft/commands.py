@@ -1,4 +1,4 @@
-"""`rapport sft`: train, quickstart, dpo, ablate, plan, export. Heavy modules are imported when one runs."""
+"""`rapport sft`: train, quickstart, dpo, pairs, ablate, plan, export. Heavy modules are imported when one runs."""
 
 from __future__ import annotations
 
@@ -87,6 +87,50 @@ def dpo(
     result = train_dpo(prepared)
     typer.echo(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
     typer.echo(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
+
+
+@app.command()
+def pairs(
+    first: Annotated[Path, typer.Argument(help="JSONL of one system's replies: history (or prompt) and reply a line.")],
+    second: Annotated[Path, typer.Argument(help="Another system's replies to the same histories.")],
+    out: Annotated[Path, typer.Option("--out", help="Where to write the pairs (JSONL); must not exist.")],
+    min_margin: Annotated[float, typer.Option("--min-margin", help="Scores nearer than this make no pair.")] = 0.25,
+    servers: Annotated[str, typer.Option("--servers", help="URL of reward servers; started here by default.")] = "",
+) -> None:
+    """Make preference pairs: of two replies to a history, the one that the reward servers score higher is chosen.
+
+    rapport sft pairs model-a.jsonl model-b.jsonl --out pairs.jsonl --min-margin 0.5
+    """
+    from contextlib import ExitStack
+
+    from rl.files import write_atomically
+    from sft.config import ConfigError
+    from sft.dpo.making import make_pairs, match, read_replies
+
+    if out.exists():
+        raise ConfigError(f"{out} exists already: choose another --out")
+    if not min_margin >= 0:
+        raise ConfigError(f"--min-margin {min_margin}: must be 0 or more")
+    rivals, unmatched = match(read_replies(str(first)), read_replies(str(second)))
+    typer.echo(f"{len(rivals)} histories with two replies to score")
+    from rl.config import RunConfig, ServersConfig
+    from rl.reward_client import start_scorer
+
+    with ExitStack() as on_exit:
+        if not servers:
+            from cluster.session import ray_session
+
+            on_exit.enter_context(ray_session(parallel_actors=8))
+        scorer = start_scorer(RunConfig(servers=ServersConfig(url=servers)), on_exit)
+        made = make_pairs(rivals, scorer, min_margin)
+    counted = ", ".join(f"{reason.value} {count}" for reason, count in (made.left_out + unmatched).items())
+    if not made.lines:
+        raise ConfigError(f"no pair is left ({counted}): lower --min-margin, or compare systems that differ more")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(out, "".join(f"{line}\n" for line in made.lines))
+    typer.echo(
+        f"{len(made.lines)} pairs -> {out}; chosen from the first file {made.won['first']} times; left out: {counted}"
+    )
 
 
 @app.command()

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from rl.files import write_atomically
-from sft.ablation.measure import Measures, majority, measure
+from sft.ablation.measure import Measures, as_rows, majority, measure
 from sft.ablation.table import as_json, as_markdown, draw
 from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
 from sft.checkpoint import RunFolder
@@ -149,11 +149,15 @@ def _fingerprint(ablation: Ablation) -> str:
 
 def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures]) -> None:
     config = ablation.config
+    turns = " and ".join(
+        f"{len(as_rows(loss, ablation.rows))} turns with {loss.value} labels" for loss in (Loss.EMOTION, Loss.STRATEGY)
+    )
     note = (
         f"{len(results)} of {len(ablation.prepared) * len(ablation.seeds)} runs of `{config.model.path}`, "
         f"{ablation.steps} steps of {config.optimizer.batch} x {config.optimizer.accumulation} sequences each; the "
-        f"best model by dev loss, on {len(ablation.rows)} {ablation.split.value} sequences. Mean over seeds "
-        f"{', '.join(map(str, ablation.seeds))} ± half of its 95 % interval (Student's t); tokens/s while training."
+        f"best model by dev loss, on {len(ablation.rows)} {ablation.split.value} sequences, {turns}. Seeds "
+        f"{', '.join(map(str, ablation.seeds))}; ± half of the 95 % interval of their mean (Student's t); tokens/s in "
+        "training. A variant without a head reads no examples that feed this head alone, and more of the others."
     )
     text = as_markdown(results, ablation.baseline, f"Ablation of {config.name}", note)
     write_atomically(ablation.folder / "ablation.md", text)

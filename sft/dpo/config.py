@@ -102,7 +102,7 @@ def configure(start: str, source: str, model: ModelConfig, data: DataConfig, ove
 
 def _fixed(config: DpoConfig, model: ModelConfig) -> Iterable[str]:
     """What belongs to the model that the stage starts from."""
-    for key in ("path", "lora", "heads"):
+    for key in ("path", "lora"):
         if getattr(config.model, key) != getattr(model, key) and not (key == "lora" and model.lora == PLAIN_LORA):
             yield f"model.{key} belongs to START and cannot be changed here"
     if config.model.lora.dropout != model.lora.dropout:

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, NamedTuple
 
-from dialogue.conversation import Conversation, Role
+from dialogue.conversation import Conversation, Role, Turn
 from dialogue.loaders import DataError
 from dialogue.split import split_conversations
 from sft.dpo.config import PairsConfig
@@ -120,10 +120,7 @@ def tokenise_pairs(pairs: Sequence[Pair], chat: ChatTokens) -> TokenPairs:
 def _parse(value: object, notes: Counter[Note]) -> Pair:
     fields = as_object(value)
     _refuse_misspelt(fields)
-    messages = _history(fields)
-    turns = tuple(turn for turn, _ in as_turns(messages, notes))
-    if turns[-1].role is not Role.SEEKER:
-        raise BadRecord(Reason.UNKNOWN_ROLE, "the history ends with the assistant; expected the user, who is answered")
+    turns = parse_history(fields, notes)
     chosen, rejected = _reply(fields, "chosen"), _reply(fields, "rejected")
     if chosen == rejected:
         raise BadRecord(Reason.IDENTICAL_REPLIES, f"chosen and rejected are both {shown(chosen)}; expected two replies")
@@ -135,6 +132,14 @@ def _parse(value: object, notes: Counter[Note]) -> Pair:
         get_text(fields, "id") if fields.get("id") is not None else blake2b(content.encode(), digest_size=8).hexdigest()
     )
     return Pair(Conversation(f"pair:{name}", turns), chosen, rejected, bool(violation))
+
+
+def parse_history(fields: Mapping[str, Any], notes: Counter[Note]) -> tuple[Turn, ...]:
+    """The turns of `history` or `prompt`, the last of them the seeker's. Raises BadRecord."""
+    turns = tuple(turn for turn, _ in as_turns(_history(fields), notes))
+    if turns[-1].role is not Role.SEEKER:
+        raise BadRecord(Reason.UNKNOWN_ROLE, "the history ends with the assistant; expected the user, who is answered")
+    return turns
 
 
 def _refuse_misspelt(fields: Mapping[str, Any]) -> None:

@@ -46,6 +46,14 @@ def find_file(source: str | Path, names: Sequence[str]) -> Path | None:
     raise DataError(f"{source}: there is no such file; expected a file, a folder or a hub id (owner/name)")
 
 
+def require_file(source: str | Path) -> Path:
+    """A local file. Raises DataError where it is anything else."""
+    path = Path(source).expanduser()
+    if not path.is_file():
+        raise DataError(f"{source}: there is no such file")
+    return path
+
+
 def read_lines(path: Path) -> Iterator[tuple[int, str]]:
     r"""Line numbers from 1 and lines without their end. Only `\n` ends a line: texts hold U+2028 and the like.
 

@@ -95,3 +95,13 @@ def test_other_decoders_keep_sequences_apart_too_and_one_that_does_not_is_refuse
     monkeypatch.setattr(SftModel, "states", lambda self, ids, attention, positions=None: states(self, ids, attention))
     with pytest.raises(BaseModelError, match=r"does not keep packed sequences apart .*set data\.packing=false"):
         check_packing(model)
+
+
+def test_the_benchmark_compares_the_three_ways(run_of: RunOf) -> None:
+    from benchmarks.sft_packing import compete
+
+    config = run_of().config
+    given = [f"model.path={config.model.path}", f"data.own={config.data.own}", "optimizer.batch=4", "steps=2"]
+    scores = compete([*given, "losses.safety=0", "optimizer.accumulation=2"], 1)
+    assert all(len(score.tokens_per_s) == 1 and score.tokens_per_s[0] > 0 for score in scores.values())
+    assert scores["packed"].filled[0] > scores["padded"].filled[0]

@@ -1,0 +1,90 @@
+"""Pairs from two systems' replies: which histories match, which reply is chosen, and what a failed score does."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from dialogue.loaders import DataError
+from reward_servers.protocol import EmpathyScore, FailureKind, Score, ScoreFailure, ScoreRequest, ScoreResult
+from sft.commands import app
+from sft.config import ConfigError
+from sft.dpo.config import PairsConfig
+from sft.dpo.making import LeftOut, PairMakingError, make_pairs, match, read_replies
+from sft.dpo.pairs import read_pairs
+
+
+class LengthScorer:
+    """Longer is better by 0.1 a character; a reply that says "fail" cannot be scored."""
+
+    def score(self, requests: Sequence[ScoreRequest]) -> list[ScoreResult]:
+        return [self._one(request) for request in requests]
+
+    def _one(self, request: ScoreRequest) -> ScoreResult:
+        assert request.history[-1]["role"] == "user"
+        if "fail" in request.response:
+            return ScoreFailure(request.id, FailureKind.INTERNAL, "it broke", "scorer", 1)
+        return Score(request.id, (), (), (), EmpathyScore((3.0,) * 6), len(request.response) / 10)
+
+
+def replies(file: Path, **said: str) -> str:
+    lines = [json.dumps({"prompt": prompt, "reply": reply}) for prompt, reply in said.items()]
+    file.write_text("\n".join(lines), encoding="utf-8")
+    return str(file)
+
+
+def test_the_reply_with_the_higher_score_is_chosen(tmp_path: Path) -> None:
+    first = replies(tmp_path / "a.jsonl", sad="I am here.", glad="Ok.", same="Hm.", near="Yes.", only="Oh.")
+    second = replies(tmp_path / "b.jsonl", near="No.", same="Hm.", glad="How wonderful!", sad="So?", other="Ah.")
+    rivals, left_out = match(read_replies(first), read_replies(second))
+    assert [one.turns[-1].text for one in rivals] == ["sad", "glad", "near"]
+    assert left_out == {LeftOut.ONE_FILE_ONLY: 2, LeftOut.EQUAL: 1}
+    made = make_pairs(rivals, LengthScorer(), min_margin=0.25)
+    assert made.left_out == {LeftOut.TOO_NEAR: 1} and made.won == {"first": 1, "second": 1}
+    (tmp_path / "pairs.jsonl").write_text("\n".join(made.lines))
+    read = read_pairs(PairsConfig(str(tmp_path / "pairs.jsonl"))).examples
+    assert [(pair.chosen, pair.rejected) for pair in read] == [("I am here.", "So?"), ("How wonderful!", "Ok.")]
+    assert json.loads(made.lines[0])["quality"] == [1.0, 0.3]
+
+
+def test_equal_scores_make_no_pair_even_without_a_margin(tmp_path: Path) -> None:
+    files = [replies(tmp_path / f"{name}.jsonl", sad=name * 4) for name in "ab"]
+    rivals, _ = match(*map(read_replies, files))
+    assert make_pairs(rivals, LengthScorer(), min_margin=0.0).left_out == {LeftOut.TOO_NEAR: 1}
+
+
+def test_a_failed_score_is_left_out_and_many_stop_it(tmp_path: Path) -> None:
+    prompts = [f"p{number}" for number in range(20)]
+    first = read_replies(replies(tmp_path / "a.jsonl", **{prompt: "A longer reply." for prompt in prompts}))
+    one_fails = {prompt: "fail" if prompt == "p3" else "Ok." for prompt in prompts}
+    rivals, _ = match(first, read_replies(replies(tmp_path / "b.jsonl", **one_fails)))
+    made = make_pairs(rivals, LengthScorer(), 0.25)
+    assert len(made.lines) == 19 and made.left_out == {LeftOut.NOT_SCORED: 1}
+    rivals, _ = match(first, read_replies(replies(tmp_path / "c.jsonl", **dict.fromkeys(prompts, "fail"))))
+    with pytest.raises(PairMakingError, match=r"20 of 40 replies could not be scored.*scorer: it broke"):
+        make_pairs(rivals, LengthScorer(), 0.25)
+
+
+def test_files_without_a_common_history_are_refused(tmp_path: Path) -> None:
+    files = [replies(tmp_path / "a.jsonl", one="A"), replies(tmp_path / "b.jsonl", two="B")]
+    with pytest.raises(DataError, match="1 and 1 replies, 0 to the same history"):
+        match(*map(read_replies, files))
+    with pytest.raises(DataError, match="there is no such file"):
+        read_replies(str(tmp_path / "none.jsonl"))
+    done = CliRunner().invoke(app, ["pairs", *files, "--out", files[0]])
+    assert isinstance(done.exception, ConfigError) and "exists already" in str(done.exception)
+
+
+@pytest.mark.slow
+def test_the_shipped_reward_chooses(tmp_path: Path) -> None:
+    """The whole way: Ray, the reward servers with their shipped weights, and the file of pairs."""
+    kind = {"I lost my job.": "That sounds really hard. How are you holding up?"}
+    cold = {"I lost my job.": "Stop whining. Everybody loses a job some day, I did too."}
+    files = [replies(tmp_path / "a.jsonl", **kind), replies(tmp_path / "b.jsonl", **cold)]
+    done = CliRunner().invoke(app, ["pairs", *files, "--out", str(tmp_path / "pairs.jsonl"), "--min-margin", "0.1"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((tmp_path / "pairs.jsonl").read_text())["from"] == "first"
