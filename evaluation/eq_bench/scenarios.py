@@ -22,7 +22,7 @@ NOTES_FILE = "scenario_notes.txt"
 NO_NOTES = "[No scenario notes available]"
 
 _SCENARIO = re.compile(r"########\s*([^|\s]+)\s*\|([^|]*)\|(.*)")
-_PROMPT = re.compile(r"#######\s*Prompt\s*(\d+)\s*")
+_PROMPT = re.compile(r"#######\s*(?:Prompt)?\s*(\d+)\s*")
 _NOTE = re.compile(r"#\s*(\d+)\s*")
 _PLACE = re.compile(r"\{(\w+)\}")
 _PLAIN_IDS = frozenset({"8", "10", "12", "14"})
