@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from evaluation.eq_bench.commands import eq_bench_command
+from evaluation.eq_bench.commands3 import eq_bench3_command
 from evaluation.lend_an_ear.commands import lend_an_ear_command
 from evaluation.safety.commands import safety_command
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True, help="Measure systems as the papers do.")
 app.command("lend-an-ear")(lend_an_ear_command)
 app.command("eq-bench")(eq_bench_command)
+app.command("eq-bench3")(eq_bench3_command)
 app.command("safety")(safety_command)
 
 ResamplesOption = Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")]

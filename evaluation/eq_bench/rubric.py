@@ -34,6 +34,7 @@ ANALYSIS_CRITERIA = (
 
 Marks = Mapping[str, float]
 _OBJECT = re.compile(r"\{.*\}", re.DOTALL)
+_LAST_COMMA = re.compile(r",\s*\}\s*$")  # the example in the authors' pairwise prompt has one, so judges write it
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +50,7 @@ def parse_object(answer: str) -> dict[str, Any] | None:
     """The JSON object in a judge's answer, whatever stands around it; None if there is none. Any text is taken."""
     found = _OBJECT.search(answer)
     try:
-        value = json.loads(found.group()) if found else None
+        value = json.loads(_LAST_COMMA.sub("}", found.group())) if found else None
     except (ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None

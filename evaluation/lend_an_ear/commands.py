@@ -98,7 +98,7 @@ def lend_an_ear_command(
     system = check_name(name or _name_of(model, style))
     check_out(out, asked)
     _check_baseline(baseline, system, out)
-    choice = _model_choice(model, token, Engine(engine), thinking)
+    choice = model_choice(model, token, Engine(engine), thinking)
     sampling = Sampling(max_tokens or style.usual_tokens, temperature, seed)
     judged = endpoint_choice(judge, judge_token) if judge else None
     plan = Plan(out, system, model, choice, style, sampling, judged)
@@ -126,7 +126,8 @@ def _check_baseline(baseline: str | None, system: str, out: Path) -> None:
     raise EvaluationDataError(f"--baseline {baseline!r}: {out} holds no system of that name")
 
 
-def _model_choice(model: str, token: str, engine: str, thinking: bool | None) -> ModelChoice:
+def model_choice(model: str, token: str, engine: str, thinking: bool | None) -> ModelChoice:
+    """A model behind a URL with its name, or whatever `rl.models.resolve_model` finds; errors as that."""
     from dataclasses import replace
 
     from evaluation.model_choice import Engine, ModelChoice, endpoint_choice
