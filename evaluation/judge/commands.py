@@ -13,7 +13,7 @@ import typer
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from evaluation.judge.calibration import Calibration
+    from evaluation.judge.calibration import Calibration, Floors
     from evaluation.judge.judging import Judgement
     from evaluation.judge.scorer import JudgeSettings
     from evaluation.replies import OnReply
@@ -74,26 +74,43 @@ def calibrate_command(
     validating_emotions, encouraging_elaboration, demonstrating_understanding,
     advice_giving, self_oriented, dismissing_emotions.
     """
-    from evaluation.files import check_target
-    from evaluation.judge.calibration import Floors, JudgeBelowFloorError, calibrate
-    from evaluation.judge.files import read_experts, read_texts
+    from evaluation.judge.calibration import Floors, JudgeBelowFloorError
     from evaluation.judge.scorer import JudgeSettings
+
+    settings = JudgeSettings(url, judge_name or "", temperature, max_tokens, calls_per_minute, concurrency)
+    floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
+    problems = _calibrate(settings, token, cache, ratings, conversations, out, floors, resamples, seed)
+    if problems and not allow_below_floor:
+        raise JudgeBelowFloorError(
+            f"this judge must not train a policy: {'; '.join(problems)}. --allow-below-floor overrides"
+        )
+
+
+def _calibrate(
+    settings: JudgeSettings,
+    token: str,
+    cache: Path | None,
+    ratings: list[Path],
+    conversations: Path,
+    out: Path,
+    floors: Floors,
+    resamples: int,
+    seed: int,
+) -> tuple[str, ...]:
+    """Read, ask, compare, write and print; the floors that were missed."""
+    from evaluation.files import check_target
+    from evaluation.judge.calibration import calibrate
+    from evaluation.judge.files import read_experts, read_texts
     from evaluation.model_choice import CACHE_FOLDER
 
     check_target(out)
     texts = read_texts(conversations)
     experts, names = read_experts(ratings, texts)
-    folder = cache or out.parent / CACHE_FOLDER
     asked = {name: texts[name] for name in names}
-    settings = JudgeSettings(url, judge_name or "", temperature, max_tokens, calls_per_minute, concurrency)
-    settings, passes = asyncio.run(_ask(settings, token, folder, asked))
-    floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
+    settings, passes = asyncio.run(_ask(settings, token, cache or out.parent / CACHE_FOLDER, asked))
     result = calibrate(experts, names, passes, floors, resamples, seed)
     _report(settings, result, out)
-    if result.problems and not allow_below_floor:
-        raise JudgeBelowFloorError(
-            "this judge must not train a policy: " + "; ".join(result.problems) + ". --allow-below-floor overrides"
-        )
+    return result.problems
 
 
 def _report(settings: JudgeSettings, result: Calibration, out: Path) -> None:

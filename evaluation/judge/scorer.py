@@ -31,8 +31,7 @@ from evaluation.judge.rubric import judge_messages
 from evaluation.model_choice import CACHE_FOLDER, TOKEN_VARIABLE
 from evaluation.replies import ReplyError, Sampling
 from evaluation.reply_cache import ReplyCache
-from reward_servers.client import RetryPolicy
-from reward_servers.failures import RewardServerError
+from reward_servers.client import RetryPolicy, RewardServerError
 from reward_servers.protocol import EmpathyScore, FailureKind, ScoreRequest
 
 CALIBRATION_FILE = "calibration.json"
