@@ -25,6 +25,7 @@ from weakref import WeakKeyDictionary
 
 from reward_servers.failures import RewardServerError
 from reward_servers.http_transport import HttpTransport, check_url
+from reward_servers.patience import Circuit, CircuitOpenError, hedged
 from reward_servers.protocol import FailureKind, ScoreFailure, ScoreRequest, ScoreResult, TagResult
 
 __all__ = ["RetryPolicy", "RewardClient", "RewardServerError", "check_url"]
@@ -47,6 +48,11 @@ class RetryPolicy:
             jitter": clients that failed together do not come back together).
         concurrency: calls of this client in flight, over all its users in one event loop.
         requests_per_call: replies sent together; small enough to spread over replicas, large enough to save calls.
+        hedge_after_s: a call that takes longer is made once more, where a slot is free, and the first answer counts; so
+            a call may take this much longer than `timeout_s`. 0 never. Worth it with several replicas: set it to what
+            nearly all calls stay below.
+        breaker_failures: after so many calls in a row that timed out or met no server, further ones fail at once for
+            `breaker_pause_s`, instead of each waiting for its own time-out; then one call tries. 0 never.
     """
 
     timeout_s: float = 60.0
@@ -55,12 +61,17 @@ class RetryPolicy:
     max_backoff_s: float = 10.0
     concurrency: int = 16
     requests_per_call: int = 8
+    hedge_after_s: float = 0.0
+    breaker_failures: int = 0
+    breaker_pause_s: float = 5.0
 
     def __post_init__(self) -> None:
         if min(self.timeout_s, self.concurrency, self.requests_per_call) <= 0:
             raise ValueError(f"timeout_s, concurrency and requests_per_call must be above 0: {self}")
         if min(self.retries, self.backoff_s, self.max_backoff_s) < 0:
             raise ValueError(f"retries, backoff_s and max_backoff_s must be 0 or more: {self}")
+        if min(self.hedge_after_s, self.breaker_failures, self.breaker_pause_s) < 0:
+            raise ValueError(f"hedge_after_s, breaker_failures and breaker_pause_s must be 0 or more: {self}")
 
     def longest_pause_s(self, retry: int) -> float:
         """Upper end of the pause before retry `retry` (1, 2, ...)."""
@@ -92,6 +103,7 @@ class RewardClient:
         self._transport = transport
         self._policy = policy
         self._random = random.Random()  # its own: jitter must not advance a training run's generator
+        self._circuit = Circuit(policy.breaker_failures, policy.breaker_pause_s)
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     @classmethod
@@ -186,14 +198,32 @@ class RewardClient:
         """Results of one call, and whether it failed as a whole for a reason that one of its items may be."""
         async with self._slot():
             try:
-                results = await call([item for _, item in named])
+                items = [item for _, item in named]
+                results = await self._circuit.guard(partial(self._hedged, call, items), self.server)
                 if len(results) != len(named):
                     message = f"{len(results)} answers to {len(named)} requests; are client and server of one version?"
                     raise RewardServerError(FailureKind.INTERNAL, message, self.server)
             except RewardServerError as error:
                 failures = [ScoreFailure(name, error.kind, error.message, error.server, attempt) for name, _ in named]
-                return list(failures), error.kind is not FailureKind.OVERLOADED
+                a_reply_may_be_why = error.kind is not FailureKind.OVERLOADED and not isinstance(
+                    error, CircuitOpenError
+                )
+                return list(failures), a_reply_may_be_why
         return [replace(r, attempts=attempt) if isinstance(r, ScoreFailure) else r for r in results], False
+
+    async def _hedged(self, call: _Call[T, R], items: list[T]) -> list[R]:
+        """One call in the slot that is held; in a second slot, if one is free by then, the same call again."""
+        after_s = self._policy.hedge_after_s
+        if not after_s:
+            return await call(items)
+
+        async def spare() -> list[R]:
+            if self._slot().locked():
+                raise RewardServerError(FailureKind.OVERLOADED, "no slot for a second call", self.server)
+            async with self._slot():
+                return await call(items)
+
+        return await hedged(partial(call, items), spare, after_s)
 
     async def _pause(self, retry: int, why: str) -> None:
         pause = self._random.uniform(0, self._policy.longest_pause_s(retry))

@@ -25,7 +25,7 @@ from typing import Any
 from ray import serve
 
 from dialogue.tactics import TACTICS, Tactic
-from reward_servers.failures import ItemFailure, root_cause
+from reward_servers.failures import ItemFailure, RewardServerError, root_cause
 from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
 from reward_servers.service_config import DeploymentConfig, ServiceConfigError
@@ -150,6 +150,8 @@ class ModelServer(ABC):
         except Exception as error:
             if len(items) == 1:
                 logger.exception("%s failed on one item", self._name)
+                if isinstance(error, RewardServerError):  # a model that asks another server knows better
+                    return [ItemFailure(error.kind, f"{error.server}: {error.message}", self._name)]
                 message = f"the model raised {root_cause(error)}; the replica's log has the traceback"
                 return [ItemFailure(FailureKind.INTERNAL, message, self._name)]
         middle = len(items) // 2

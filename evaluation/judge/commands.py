@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,8 +13,9 @@ import typer
 if TYPE_CHECKING:
     from rich.status import Status
 
-    from evaluation.judge.calibration import Calibration
+    from evaluation.judge.calibration import Calibration, Floors
     from evaluation.judge.judging import Judgement
+    from evaluation.judge.scorer import JudgeSettings
     from evaluation.replies import OnReply
 
 app = typer.Typer(no_args_is_help=True, help="An LLM as judge of empathy: may it be trusted?")
@@ -23,20 +24,6 @@ app = typer.Typer(no_args_is_help=True, help="An LLM as judge of empathy: may it
 @app.callback()
 def judge() -> None:
     """An LLM as judge of empathy: may it be trusted?"""
-
-
-@dataclass(frozen=True, slots=True)
-class _Asking:
-    """The judge and how it is asked."""
-
-    url: str
-    name: str | None
-    token: str
-    per_minute: float
-    concurrency: int
-    max_tokens: int
-    temperature: float
-    cache: Path
 
 
 @app.command("calibrate")
@@ -78,42 +65,67 @@ def calibrate_command(
       --out calibration.json
 
     \b
+    A judge that passed may score replies: `rapport serve` with
+      scorer: {loader: "evaluation.judge.scorer:JudgeScorer", folder: FOLDER}
+    where FOLDER holds OUT.json under the name calibration.json.
+
+    \b
     Ratings have conversation_id and the six dimensions, from 1 to 5:
     validating_emotions, encouraging_elaboration, demonstrating_understanding,
     advice_giving, self_oriented, dismissing_emotions.
     """
+    from evaluation.judge.calibration import Floors, JudgeBelowFloorError
+    from evaluation.judge.scorer import JudgeSettings
+
+    settings = JudgeSettings(url, judge_name or "", temperature, max_tokens, calls_per_minute, concurrency)
+    floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
+    problems = _calibrate(settings, token, cache, ratings, conversations, out, floors, resamples, seed)
+    if problems and not allow_below_floor:
+        raise JudgeBelowFloorError(
+            f"this judge must not train a policy: {'; '.join(problems)}. --allow-below-floor overrides"
+        )
+
+
+def _calibrate(
+    settings: JudgeSettings,
+    token: str,
+    cache: Path | None,
+    ratings: list[Path],
+    conversations: Path,
+    out: Path,
+    floors: Floors,
+    resamples: int,
+    seed: int,
+) -> tuple[str, ...]:
+    """Read, ask, compare, write and print; the floors that were missed."""
     from evaluation.files import check_target
-    from evaluation.judge.calibration import Floors, JudgeBelowFloorError, calibrate
+    from evaluation.judge.calibration import calibrate
     from evaluation.judge.files import read_experts, read_texts
     from evaluation.model_choice import CACHE_FOLDER
 
     check_target(out)
     texts = read_texts(conversations)
     experts, names = read_experts(ratings, texts)
-    folder = cache or out.parent / CACHE_FOLDER
-    asking = _Asking(url, judge_name, token, calls_per_minute, concurrency, max_tokens, temperature, folder)
-    passes = asyncio.run(_ask(asking, {name: texts[name] for name in names}))
-    floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
+    asked = {name: texts[name] for name in names}
+    settings, passes = asyncio.run(_ask(settings, token, cache or out.parent / CACHE_FOLDER, asked))
     result = calibrate(experts, names, passes, floors, resamples, seed)
-    _report(asking, result, out)
-    if result.problems and not allow_below_floor:
-        raise JudgeBelowFloorError(
-            "this judge must not train a policy: " + "; ".join(result.problems) + ". --allow-below-floor overrides"
-        )
+    _report(settings, result, out)
+    return result.problems
 
 
-def _report(asking: _Asking, result: Calibration, out: Path) -> None:
+def _report(settings: JudgeSettings, result: Calibration, out: Path) -> None:
     from evaluation.files import write_json
     from evaluation.judge.printing import print_calibration
     from evaluation.printing import result_console
 
-    settings = {"url": asking.url, "name": asking.name, "temperature": asking.temperature}
-    write_json(out, {"judge": {**settings, "max_tokens": asking.max_tokens}, **result.as_dict()})
+    write_json(out, {"judge": asdict(settings), **result.as_dict()})
     print_calibration(result, result_console())
 
 
-async def _ask(asking: _Asking, texts: Mapping[str, str]) -> tuple[Judgement, Judgement, Judgement]:
-    """The three passes; all of them keep to one limit of calls."""
+async def _ask(
+    settings: JudgeSettings, token: str, cache: Path, texts: Mapping[str, str]
+) -> tuple[JudgeSettings, tuple[Judgement, Judgement, Judgement]]:
+    """The settings with the model's name, and the three passes; all of them keep to one limit of calls."""
     from rich.console import Console
 
     from evaluation.chat_endpoint import open_endpoint
@@ -122,18 +134,15 @@ async def _ask(asking: _Asking, texts: Mapping[str, str]) -> tuple[Judgement, Ju
     from evaluation.judge.rubric import IN_ORDER, REVERSED
     from evaluation.replies import Sampling
     from evaluation.reply_cache import ReplyCache
-    from reward_servers.client import RetryPolicy
 
-    policy = RetryPolicy(timeout_s=300.0, concurrency=asking.concurrency)
-    pace, cache = Pace(asking.per_minute), ReplyCache(asking.cache)
-    judged = []
+    pace, replies, judged = Pace(settings.calls_per_minute), ReplyCache(cache), []
     with Console(stderr=True).status("judging") as status:
-        async with open_endpoint(asking.url, asking.name, asking.token, policy, pace) as model:
+        async with open_endpoint(settings.url, settings.name or None, token, settings.policy(), pace) as model:
             for number, (order, seed) in enumerate(((IN_ORDER, 0), (IN_ORDER, 1), (REVERSED, 0)), start=1):
+                sampling = Sampling(settings.max_tokens, settings.temperature, seed)
                 on_reply = _telling(status, number)
-                sampling = Sampling(asking.max_tokens, asking.temperature, seed)
-                judged.append(await judge_conversations(model, texts, sampling, order, cache, on_reply))
-    return judged[0], judged[1], judged[2]
+                judged.append(await judge_conversations(model, texts, sampling, order, replies, on_reply))
+            return replace(settings, name=model.name), (judged[0], judged[1], judged[2])
 
 
 def _telling(status: Status, number: int) -> OnReply:

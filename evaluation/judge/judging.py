@@ -18,10 +18,12 @@ class Judgement:
     Attributes:
         ratings: conversation -> six ratings in the order of `Dimension`.
         missing: conversation -> why it has none: a failed call, or an answer that cannot be read.
+        failed: those of `missing` whose call failed, which asking again may help.
     """
 
     ratings: Mapping[str, Ratings]
     missing: Mapping[str, str]
+    failed: frozenset[str] = frozenset()
 
 
 async def judge_conversations(
@@ -50,4 +52,5 @@ async def judge_conversations(
             ratings[result.question_id] = parse_answer(result.text)
         except UnreadableAnswerError as error:
             missing[result.question_id] = str(error)
-    return Judgement(ratings, missing)
+    failed = frozenset(result.question_id for result in results if isinstance(result, ReplyFailure))
+    return Judgement(ratings, missing, failed)

@@ -156,3 +156,14 @@ def test_calls_keep_to_the_limit_of_the_endpoint(case: Case) -> None:
     assert case.run("--calls-per-minute", "600", "--concurrency", "8") == 0
     times = np.array(case.server.times)
     assert times[-1] - times[0] >= 35 * 0.1 - 0.15
+
+
+def test_what_was_calibrated_can_be_loaded_as_a_scorer_with_the_models_name(case: Case) -> None:
+    from evaluation.judge.scorer import JudgeScorer
+
+    assert case.run() == 0
+    assert JudgeScorer.load(case.folder).version.startswith("judge-")
+    case.server.judge = lambda asked: as_json(6 - EXPERT[asked.number])
+    assert case.run("--cache", str(case.folder / "other")) == 2
+    with pytest.raises(ValueError, match="must not train a policy"):
+        JudgeScorer.load(case.folder)
