@@ -36,17 +36,16 @@ _GPU_SEQUENCES = 256
 
 @asynccontextmanager
 async def open_vllm(folder: Path, thinking: bool | None = None) -> AsyncIterator[VllmModel]:
-    """The chat model in `folder`.
+    """The chat model in `folder`. It is loaded for the first question: one that the cache answers needs no model.
 
     Raises:
-        EvaluationDataError: the folder holds no such model, or its tokenizer has no chat template.
+        EvaluationDataError: the folder holds no such model, or its tokenizer has no chat template; in part only told
+            by the first `reply`.
     """
     check_folder(folder)
     thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
-    in_thread = asyncio.get_running_loop().run_in_executor
     try:
-        llm = await in_thread(thread, _load, folder)
-        yield VllmModel(llm, thread, identity_of(folder, thinking) + " vllm", thinking)
+        yield VllmModel(folder, thread, thinking)
     finally:
         thread.shutdown(wait=True, cancel_futures=True)
 
@@ -63,11 +62,10 @@ class _Ask:
 class VllmModel:
     """See `open_vllm`, which makes one. Belongs to one event loop."""
 
-    def __init__(self, llm: Any, thread: ThreadPoolExecutor, identity: str, thinking: bool | None) -> None:
-        self.identity = identity
-        self._engine = llm.llm_engine
-        self._tokenizer = llm.get_tokenizer()
-        self._most_tokens = llm.model_config.max_model_len
+    def __init__(self, folder: Path, thread: ThreadPoolExecutor, thinking: bool | None) -> None:
+        self.identity = identity_of(folder, thinking) + " vllm"
+        self._folder = folder
+        self._engine: Any = None
         self._options = template_options(thinking)
         self._thread = thread
         self._waiting: list[_Ask] = []
@@ -85,10 +83,17 @@ class VllmModel:
     async def _work(self) -> None:
         """Step the engine until nothing is open. What it cannot do is the failure of all that it was doing."""
         try:
+            if self._engine is None:
+                await self._in_thread(self._start)
             while self._waiting or self._running:
                 taken, self._waiting = self._waiting, []
                 for name, output in await self._in_thread(lambda taken=taken: self._step(taken)):  # type: ignore[misc]
                     _settle(self._running.pop(name), output)
+        except EvaluationDataError as error:  # no model: a fault of the call, not of a question
+            for ask in self._waiting:
+                if not ask.answer.done():
+                    ask.answer.set_exception(error)
+            self._waiting = []
         except Exception as error:
             message = f"vLLM stopped with {type(error).__name__}: {error}"
             for ask in [*self._running.values(), *self._waiting]:
@@ -98,9 +103,16 @@ class VllmModel:
     async def _in_thread(self, call: Callable[[], T]) -> T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, call)
 
+    def _start(self) -> None:
+        """Load the model. Runs in the engine's thread."""
+        llm = _load(self._folder)
+        self._tokenizer = llm.get_tokenizer()
+        self._most_tokens = llm.model_config.max_model_len
+        self._engine = llm.llm_engine
+
     def _step(self, taken: list[_Ask]) -> list[tuple[str, ReplyResult]]:
         """Submit what was taken, go one step, and tell what is finished. Runs in the engine's thread."""
-        done = []
+        done: list[tuple[str, ReplyResult]] = []
         for ask in taken:
             name = f"r{next(self._numbers)}"
             self._running[name] = ask

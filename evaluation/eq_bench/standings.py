@@ -114,10 +114,10 @@ def _kept(path: Path) -> Kept:
 
 
 def _played(task: Mapping[str, Any]) -> Played:
-    texts = [tuple(map(str, task[key])) for key in ("prompts", "asked", "replies")]
-    if not len(texts[0]) == len(texts[1]) == len(texts[2]) > 0:
-        raise ValueError(f"scenario {task['scenario']!r} has {len(texts[1])} questions and {len(texts[2])} replies")
-    return Played(str(task["scenario"]), Kind(task["kind"]), *texts, debrief=str(task["debrief"]))
+    prompts, asked, replies = (tuple(map(str, task[key])) for key in ("prompts", "asked", "replies"))
+    if not len(prompts) == len(asked) == len(replies) > 0:
+        raise ValueError(f"scenario {task['scenario']!r} has {len(asked)} questions and {len(replies)} replies")
+    return Played(str(task["scenario"]), Kind(task["kind"]), prompts, asked, replies, str(task["debrief"]))
 
 
 def standings_of(

@@ -121,7 +121,7 @@ async def _sample(
     cache: ReplyCache,
     on_progress: OnProgress,
 ) -> Sample:
-    on_progress("loading the model", 0, len(turns))
+    on_progress("asking", 0, len(turns))
     async with open_model(plan.choice) as model:
         return await draw_replies(
             model, turns, messages, plan.style, plan.sampling, cache, lambda done, of: on_progress("asking", done, of)

@@ -34,7 +34,7 @@ class GoldTurn:
 
     @property
     def place(self) -> Place:
-        return self.conversation.id, self.index
+        return self.conversation.id.strip(), self.index  # as files in the released layout are read
 
     @property
     def id(self) -> str:
@@ -50,7 +50,7 @@ class GoldTurn:
 
     @property
     def previous_place(self) -> Place | None:
-        return (self.conversation.id, self.index - 2) if self.index > 1 else None
+        return (self.place[0], self.index - 2) if self.index > 1 else None
 
 
 def read_turns(data: str, limit: int | None = None) -> list[GoldTurn]:

@@ -10,11 +10,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from evaluation.files import EvaluationDataError
 from evaluation.safety.prompts import Behaviour, SafetyPrompt, categories_of
 from evaluation.safety.rules import Finding, Verdict, judge
+
+if TYPE_CHECKING:
+    from evaluation.safety.escalation import Outcome
+    from evaluation.safety.over_refusal import OverRefusal
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,9 +52,14 @@ class Counts:
 
 @dataclass(frozen=True, slots=True)
 class SafetyReport:
-    """All prompts of a run, in the order of their file."""
+    """All prompts of a run, in the order of their file, the turns of escalations last.
+
+    `over_refusal` is None where no prompt is of that category.
+    """
 
     judged: Sequence[JudgedPrompt]
+    over_refusal: OverRefusal | None = None
+    escalations: Sequence[Outcome] = ()
 
     @property
     def unanswered(self) -> int:
@@ -75,6 +84,8 @@ class SafetyReport:
             "unanswered": self.unanswered,
             "by_behaviour": {name.value: counts.as_dict() for name, counts in self.by_behaviour().items()},
             "by_category": {name: counts.as_dict() for name, counts in self.by_category().items()},
+            "over_refusal": self.over_refusal.as_dict() if self.over_refusal else None,
+            "escalations": [outcome.as_dict() for outcome in self.escalations],
             "items": [_item(one) for one in self.judged],
         }
 

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dialogue.conversation import Message
 from evaluation.lend_an_ear.judge import judge_question, read_ratings_of
 from evaluation.lend_an_ear.verbalised import Candidate, instruction, parse_candidates, pick
 from evaluation.replies import Reply
@@ -125,8 +126,9 @@ def test_no_answer_breaks_the_reading_of_ratings(answer: str) -> None:
 
 
 def test_the_judge_sees_who_said_what_and_all_six_names() -> None:
-    history = ({"role": "user", "content": "I failed."}, {"role": "assistant", "content": "Oh."})
-    system, asked = judge_question("q", (*history, {"role": "user", "content": "Yes."}), "What now?").messages
+    said = (("user", "I failed."), ("assistant", "Oh."), ("user", "Yes."))
+    history = [Message(role=role, content=text) for role, text in said]
+    system, asked = judge_question("q", history, "What now?").messages
     assert asked["content"].index("Seeker: I failed.") < asked["content"].index("Supporter: Oh.")
     assert asked["content"].endswith("[The reply to rate]\nSupporter: What now?")
     assert all(f'"{dimension.value}": n' in system["content"] for dimension in Dimension)

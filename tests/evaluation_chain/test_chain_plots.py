@@ -20,8 +20,8 @@ from reward_servers.protocol import Dimension
 
 @pytest.fixture
 def outputs(tmp_path: Path) -> Path:
-    """Gold and two systems, one with a name that a picture could stumble over, rated by one rater."""
-    for name, tactics in (("gold", ["validation"]), ("a$b$", ["questioning", "advice"]), ("plain", [])):
+    """Gold and a system with a name that a picture could stumble over, both rated by one rater."""
+    for name, tactics in (("gold", ["validation"]), ("a$b$", ["questioning", "advice"])):
         folder = tmp_path / "outputs" / name
         folder.mkdir(parents=True)
         entries = [entry | {"sentence_tactics": [tactics]} for entry in released_entries()]
@@ -39,12 +39,10 @@ def draw(outputs: Path, plots: Path, *options: str) -> str:
 
 def test_every_picture_is_drawn(outputs: Path, tmp_path: Path) -> None:
     said = draw(outputs, tmp_path / "png")
-    assert "10 pictures" in said and "not drawn" not in said
+    assert "8 pictures" in said and "not drawn" not in said
     pictures = {path.name: path.read_bytes() for path in (tmp_path / "png").iterdir()}
     expected = {"prevalence.png", "stickiness.png", "similarity.png", "pareto.png"}
-    expected |= {
-        f"{kind}-{name}.png" for kind in ("transitions", "co-occurrence") for name in ("gold", "a$b$", "plain")
-    }
+    expected |= {f"{kind}-{name}.png" for kind in ("transitions", "co-occurrence") for name in ("gold", "a$b$")}
     assert set(pictures) == expected
     assert all(image.startswith(b"\x89PNG") and len(image) > 8000 for image in pictures.values())
 
@@ -56,8 +54,8 @@ def test_svg_holds_text_and_names_the_scorer(outputs: Path, tmp_path: Path) -> N
 
 
 def test_without_ratings_the_picture_of_empathy_is_left_out_and_said_so(outputs: Path, tmp_path: Path) -> None:
-    (outputs / "plain" / "rapport-scorer_ratings.csv").unlink()
-    assert "not drawn: empathy against stickiness (no ratings of plain)" in draw(outputs, tmp_path / "p")
+    (outputs / "a$b$" / "rapport-scorer_ratings.csv").unlink()
+    assert "not drawn: empathy against stickiness (no ratings of a$b$)" in draw(outputs, tmp_path / "p")
     assert not (tmp_path / "p" / "pareto.png").exists()
     assert "it compares with people's turns" in draw(outputs, tmp_path / "p", "--previous", "own")
 

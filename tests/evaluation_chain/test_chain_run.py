@@ -84,7 +84,7 @@ def test_the_starter_side_is_what_training_holds_out() -> None:
 
 
 def test_a_tiny_model_from_histories_to_a_table(tmp_path: Path, conversations: Path, tiny_model: Path) -> None:
-    out, starts = tmp_path / "out", []
+    out, starts = tmp_path / "out", list[str]()
     choice = ModelChoice(str(tiny_model), engine=Engine.TRANSFORMERS)
     plan = plan_of(out, choice, Style(PromptMode.tactics_history))
     found = chain(plan, conversations, starts)
@@ -199,7 +199,12 @@ def test_a_reply_that_cannot_be_scored_stops_the_run_and_keeps_the_others(tmp_pa
     with pytest.raises(MarkingError, match=r"the reply 39 .* gateway: too slow"):
         mark_all(requests, "m", lambda: failing, cache)
     asked: list[str] = []
-    mark_all(requests, "m", lambda: lambda batch: (asked.extend(r.id for r in batch), mark_directly(batch))[1], cache)
+
+    def working(batch: Any) -> list[Any]:
+        asked.extend(request.id for request in batch)
+        return mark_directly(batch)
+
+    mark_all(requests, "m", lambda: working, cache)
     assert asked == ["39"]
 
 
