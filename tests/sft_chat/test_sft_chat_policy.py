@@ -23,19 +23,17 @@ CALM = detect("I miss my friend.")
 KINDS = [kind for kind in CrisisKind if kind is not CrisisKind.NONE]
 
 # What a model may write: any text, and texts with tags, numbers and names of services in them.
-PIECES = st.sampled_from(
-    [OPEN, CLOSE, "<REFLECTION >", "< / reflection", "<refl", "<think>", "</think>", "<tone:warm>", "<|im_end|>"]
-    + [
-        "Please call 988.",
-        "Call 1-800-273-8255 now!",
-        "988",
-        "116 123",
-        "text HOME to 741741",
-        "You should rest.",
-        "\n",
-    ]
-    + ["reflection: she is sad", "I hear you.", "findahelpline.com", "Reach Samaritans at 116123, they listen."]
-)
+TAGGED = [OPEN, CLOSE, "<REFLECTION >", "< / reflection", "<refl", "<think>", "</think>", "<tone:warm>", "<|im_end|>"]
+NUMBERED = [
+    "Please call 988.",
+    "Call 1-800-273-8255 now!",
+    "988",
+    "116 123",
+    "text HOME to 741741",
+    "findahelpline.com",
+]
+SAID = ["You should rest.", "\n", "reflection: she is sad", "I hear you.", "Reach Samaritans at 116123, they listen."]
+PIECES = st.sampled_from([*TAGGED, *NUMBERED, *SAID])
 WRITTEN = st.one_of(st.text(), st.lists(st.one_of(PIECES, st.text(max_size=8)), max_size=12).map(" ".join))
 
 
@@ -57,8 +55,8 @@ def test_in_a_crisis_every_line_is_there_once_and_no_other_number(
     for line in resources.lines_for(kind):
         assert sum(found[key] for key in contacts_in(line.contact)) == 1, text
     assert resources.emergency in text
-    ours = contacts_in(f"{resources.emergency} {' '.join(line.contact + ' ;' for line in resources.lines)}")
-    assert set(found) <= set(ours), text
+    ours = [resources.emergency, *(line.contact for line in resources.lines)]
+    assert set(found) <= {key for one in ours for key in contacts_in(one)}, text
 
 
 @pytest.mark.parametrize("written", ["", "   ", "....", "\ufffd\ufffd\ufffd", "no no no no no no no", "12 34 56"])
@@ -88,9 +86,8 @@ def test_a_text_that_encourages_harm_is_never_shown(written: str) -> None:
 
 
 def test_the_emergency_number_comes_first_where_it_is_urgent() -> None:
-    urgent, other = (
-        show("I am here with you.", detect(said), US).text for said in ("I took all my pills", "I want to die")
-    )
+    urgent = show("I am here with you.", detect("I took all my pills"), US).text
+    other = show("I am here with you.", detect("I want to die"), US).text
     assert urgent.index("911") < urgent.index("988")
     assert other.index("988") < other.index("911")
 
@@ -155,6 +152,9 @@ def test_a_file_of_ones_own_goes_over_the_shipped_one(tmp_path: Path) -> None:
     assert book.find("en-GB").resources.phrases["fixed"] == "Stay with me."
 
 
+LINES = "[{name: A, how: call, contact: '988'}]"
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -162,24 +162,12 @@ def test_a_file_of_ones_own_goes_over_the_shipped_one(tmp_path: Path) -> None:
         ("lines: {}", "unknown key 'lines'"),
         ("default: fr", "default is 'fr'"),
         ("locales: {en-US: {emergency: 911, lines: []}}", "lines: expected a list"),
-        (
-            "locales: {en-US: {emergency: 911, lines: [{name: A, how: call, contact: '988'}]}}",
-            "emergency: expected a text",
-        ),
-        (
-            "locales: {en-US: {emergency: '911', lines: [{name: A, how: call, contact: 988}]}}",
-            "contact: expected a text",
-        ),
-        ("locales: {en-US: {emergency: '911', lines: [{name: A, how: call, contact: soon}]}}", "neither a number"),
-        (
-            "locales: {en-US: {emergency: '9', lines: [{name: A, how: b, contact: '988', kinds: [x]}]}}",
-            "kinds: expected",
-        ),
-        (
-            "locales: {en-US: {emergency: '9', lines: [{name: A, how: b, contact: '988', kinds: [danger]}]}}",
-            "every crisis",
-        ),
-        ("locales: {America: {emergency: '911', lines: [{name: A, how: b, contact: '988'}]}}", "expected a locale"),
+        (f"locales: {{en-US: {{emergency: 911, lines: {LINES}}}}}", "emergency: expected a text"),
+        (f"locales: {{America: {{emergency: '911', lines: {LINES}}}}}", "expected a locale"),
+        ("locales: {en-US: {emergency: '1', lines: [{name: A, how: b, contact: 988}]}}", "contact: expected a text"),
+        ("locales: {en-US: {emergency: '1', lines: [{name: A, how: b, contact: soon}]}}", "neither a number"),
+        ("locales: {en-US: {emergency: '1', lines: [{name: A, how: b, contact: '988', kinds: [x]}]}}", "kinds: exp"),
+        ("locales: {en-US: {emergency: '1', lines: [{name: A, how: b, contact: '988', kinds: [danger]}]}}", "every"),
         ("phrases: {en: {emergency: call now}}", r"expected \{emergency\}"),
         ("locales: {", "cannot be read as YAML"),
     ],
