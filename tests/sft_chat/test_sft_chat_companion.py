@@ -1,4 +1,4 @@
-"""A companion on real engines: what it is told of earlier turns, how it decodes again, and that a crisis is answered."""
+"""A companion on real engines: what it is told of earlier turns, how it decodes again, how a crisis is answered."""
 
 from __future__ import annotations
 

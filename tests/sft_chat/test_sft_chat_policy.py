@@ -23,10 +23,10 @@ CALM = detect("I miss my friend.")
 KINDS = [kind for kind in CrisisKind if kind is not CrisisKind.NONE]
 
 # What a model may write: any text, and texts with tags, numbers and names of services in them.
-TAGGED = [OPEN, CLOSE, "<REFLECTION >", "< / reflection", "<refl", "<think>", "</think>", "<tone:warm>", "<|im_end|>"]
+TAGGED = [OPEN, CLOSE, "<REFLECTION >", "< / reflection", "<refl", "<think>", "</think>", "<tone:warm>", "<|x|>"]
 NUMBERED = [
     "Please call 988.",
-    "Call 1-800-273-8255 now!",
+    "Call 1-800-273-8255!",
     "988",
     "116 123",
     "text HOME to 741741",
