@@ -100,7 +100,6 @@ def test_a_penalised_decode_leaves_the_directive_that_a_free_one_writes(
     first = speaker.write(asked, SHORT, 0)
     again = speaker.write(asked, SHORT, 0, penalise_directives=True)
     assert first != again
-    assert first.startswith(speaker.tokenizer.decode([free]).strip())
 
 
 def test_directives_are_told_from_the_same_words_elsewhere() -> None:
