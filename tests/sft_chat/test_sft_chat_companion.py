@@ -19,6 +19,7 @@ from sft.chat import ChatOptions, Companion, directives
 from sft.chat.crisis_rules import CrisisKind
 from sft.chat.directives import directive_penalty, directives_in
 from sft.chat.hidden import CLOSE, OPEN, ReflectionMode
+from sft.chat.loop import Printing, run_terminal
 from sft.chat.memory import SUMMARY_TOKENS, MemoryMode, count_tokens, shorten, summary_of_feelings
 from sft.chat.safety_check import Label, Share, measure
 from sft.chat.speaker import ChatError, Speaker, load_speaker
@@ -204,6 +205,25 @@ def test_the_same_seed_gives_the_same_replies(speaker: Speaker) -> None:
         return [talk.reply(text).text for text in ("I am sad.", "Still sad.")]
 
     assert said(1) == said(1)
+
+
+@pytest.mark.parametrize("end", ["/quit", EOFError(), KeyboardInterrupt()])
+def test_at_a_terminal_reset_forgets_and_quit_ctrl_c_and_ctrl_d_end(
+    speaker: Speaker, end: str | BaseException, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typed: list[str | BaseException] = ["I miss my cat.", "", "/reset", "I want to die.", end]
+
+    def read(prompt: str) -> str:
+        line = typed.pop(0)
+        if isinstance(line, BaseException):
+            raise line
+        return line
+
+    talk = companion(Recording(speaker, ["You loved that cat.", "I am so sorry it hurts."]))
+    run_terminal(talk, Printing(), read)
+    shown = capsys.readouterr().out
+    assert "not therapy" in shown and "You loved that cat." in shown and "988" in shown
+    assert typed == [] and len(talk.history) == 2
 
 
 def chat(*arguments: str, said: str = "") -> subprocess.CompletedProcess[str]:
