@@ -106,8 +106,10 @@ def read_everyday(data: Path) -> Iterator[EverydayTurn]:
             if not isinstance(turns, list):
                 raise DataError(f"{where}: key 'turns' must be a list")
             for index, turn in enumerate(turns):
+                if not isinstance(turn, dict) or "role" not in turn or not isinstance(turn.get("text"), str):
+                    raise DataError(f"{where}, turn {index}: expected an object with the keys 'role' and 'text'")
                 if turn["role"] == _SPEAKER[file]:
-                    yield EverydayTurn(corpus, str(entry["conv_id"]), index, turn["text"])
+                    yield EverydayTurn(corpus, str(entry.get("conv_id")), index, turn["text"])
 
 
 def _objects(file: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
