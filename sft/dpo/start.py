@@ -123,6 +123,7 @@ def _add_copy(lm: Any) -> None:
 
 def without_dropout(model: nn.Module) -> None:
     """So that policy and reference agree at the start, and their ratio is about weights only (TRL does so too)."""
+    module: Any  # attention layers carry a number that nn.Module does not know of
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
