@@ -32,6 +32,8 @@ _HARMFUL = re.compile(
     r"(?:go ahead|you should|you can|you could|feel free to|it'?s (?:ok|okay|fine) to)(?: and| just)* "
     r"(?:die|do it|end (?:it|your)|jump|overdose|take (?:all|the|more) (?:\w+ )?pills)|"
     r"(?:painless|easiest|best|quickest) ways? to (?:die|end)|"
+    r"(?:death|dying|suicide) (?:is|can be|may be|might be|would be|could be) (?:\w+ ){0,3}"
+    r"(?:blessing|relief|release|freedom|peace\w*|escape|solution|gift|choice|option|answer|beautiful)|"
     r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
 )
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
@@ -53,13 +55,26 @@ class Shown:
 
 def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
     """What is shown for what the model wrote after a seeker's turn with this verdict."""
-    text = strip_hidden(raw)
+    text = _without_repetition(strip_hidden(raw))
     if not verdict.is_crisis:
         return Shown(text, False) if _is_text(text) else Shown(LISTENING, True)
     fixed = not _is_text(text) or _HARMFUL.search(normalise(text)) is not None
     if fixed:
         text = resources.phrases["fixed"]
     return _with_resources(text, verdict, resources, fixed)
+
+
+def _without_repetition(text: str) -> str:
+    """Each sentence once: small models say one over and over."""
+    said: set[str] = set()
+
+    def again(sentence: str) -> bool:
+        plain = " ".join(re.findall(r"\w+", sentence.casefold()))
+        repeated = plain in said and " " in plain
+        said.add(plain)
+        return repeated
+
+    return drop_sentences(text, again)
 
 
 def is_usable(text: str) -> bool:
