@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dialogue.sentences import split_sentences
 from sft.chat.crisis import Verdict
 from sft.chat.crisis_rules import CrisisKind
-from sft.chat.hidden import drop_sentences, strip_hidden
+from sft.chat.hidden import TAGS, drop_sentences, strip_hidden
 from sft.chat.normalise import normalise
 from sft.chat.resources import Line, Resources
 
@@ -55,7 +55,7 @@ class Shown:
 
 def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
     """What is shown for what the model wrote after a seeker's turn with this verdict."""
-    text = _without_repetition(strip_hidden(raw))
+    text = strip_hidden(_without_repetition(strip_hidden(raw)))  # what is left may put a tag together
     if not verdict.is_crisis:
         return Shown(text, False) if _is_text(text) else Shown(LISTENING, True)
     fixed = not _is_text(text) or _HARMFUL.search(normalise(text)) is not None
@@ -109,8 +109,9 @@ def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bo
         return True
 
     text = drop_sentences(text, unwanted)
-    if not _is_text(text) and not said:
+    if TAGS.search(text) or (not _is_text(text) and not said):
         text, fixed = resources.phrases["fixed"], True
+        said.clear()
     missing = tuple(line for line in lines if _key(line.contact) not in said)
     return Shown(
         "\n\n".join(filter(None, (text, _block(verdict, resources, missing)))), fixed, tuple(map(str, missing))
