@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from dialogue.sentences import split_sentences
 from sft.chat.crisis import Verdict
 from sft.chat.crisis_rules import CrisisKind
-from sft.chat.hidden import drop_sentences, strip_hidden
+from sft.chat.hidden import TAGS, drop_sentences, strip_hidden
 from sft.chat.normalise import normalise
 from sft.chat.resources import Line, Resources
 
@@ -32,6 +32,8 @@ _HARMFUL = re.compile(
     r"(?:go ahead|you should|you can|you could|feel free to|it'?s (?:ok|okay|fine) to)(?: and| just)* "
     r"(?:die|do it|end (?:it|your)|jump|overdose|take (?:all|the|more) (?:\w+ )?pills)|"
     r"(?:painless|easiest|best|quickest) ways? to (?:die|end)|"
+    r"(?:death|dying|suicide) (?:is|can be|may be|might be|would be|could be) (?:\w+ ){0,3}"
+    r"(?:blessing|relief|release|freedom|peace\w*|escape|solution|gift|choice|option|answer|beautiful)|"
     r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
 )
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
@@ -53,13 +55,26 @@ class Shown:
 
 def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
     """What is shown for what the model wrote after a seeker's turn with this verdict."""
-    text = strip_hidden(raw)
+    text = strip_hidden(_without_repetition(strip_hidden(raw)))  # what is left may put a tag together
     if not verdict.is_crisis:
         return Shown(text, False) if _is_text(text) else Shown(LISTENING, True)
     fixed = not _is_text(text) or _HARMFUL.search(normalise(text)) is not None
     if fixed:
         text = resources.phrases["fixed"]
     return _with_resources(text, verdict, resources, fixed)
+
+
+def _without_repetition(text: str) -> str:
+    """Each sentence once: small models say one over and over."""
+    said: set[str] = set()
+
+    def again(sentence: str) -> bool:
+        plain = " ".join(re.findall(r"\w+", sentence.casefold()))
+        repeated = plain in said and " " in plain
+        said.add(plain)
+        return repeated
+
+    return drop_sentences(text, again)
 
 
 def is_usable(text: str) -> bool:
@@ -94,8 +109,9 @@ def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bo
         return True
 
     text = drop_sentences(text, unwanted)
-    if not _is_text(text) and not said:
+    if TAGS.search(text) or (not _is_text(text) and not said):
         text, fixed = resources.phrases["fixed"], True
+        said.clear()
     missing = tuple(line for line in lines if _key(line.contact) not in said)
     return Shown(
         "\n\n".join(filter(None, (text, _block(verdict, resources, missing)))), fixed, tuple(map(str, missing))

@@ -79,7 +79,20 @@ def test_a_number_that_the_model_made_up_or_advised_against_is_taken_out() -> No
     assert shown.text.count("988") == 1
 
 
-@pytest.mark.parametrize("written", ["Okay, go ahead and do it then.", "The easiest way to die is quick, my friend."])
+def test_a_sentence_that_is_said_over_and_over_is_shown_once() -> None:
+    assert show("I am so sorry. I am so sorry! What happened? I am so sorry.", CALM, US).text == (
+        "I am so sorry. What happened?"
+    )
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Okay, go ahead and do it then.",
+        "The easiest way to die is quick, my friend.",
+        "Dying is both a blessing and a curse for us.",
+    ],
+)
 def test_a_text_that_encourages_harm_is_never_shown(written: str) -> None:
     shown = show(written, SUICIDAL, US)
     assert shown.fixed and written not in shown.text
