@@ -1,7 +1,7 @@
 """Inference with a fine-tuned model: the reply, and what the heads say, from one call.
 
-companion = Companion.load("runs/sft-quickstart/best")
-prediction = companion.predict(conversation)
+predictor = Predictor.load("runs/sft-quickstart/best")
+prediction = predictor.predict(conversation)
 prediction.reply, prediction.emotion, prediction.emotions[prediction.emotion]
 """
 
@@ -61,7 +61,7 @@ class Prediction:
         return max(self.strategies, key=self.strategies.__getitem__) if self.strategies else None
 
 
-class Companion:
+class Predictor:
     """A loaded model that answers conversations."""
 
     def __init__(self, model: SftModel, tokenizer: PreTrainedTokenizerBase, data: DataConfig) -> None:
@@ -70,7 +70,7 @@ class Companion:
         self._chat = ChatTokens(tokenizer, token_config(data))
 
     @classmethod
-    def load(cls, folder: str | Path, device: torch.device | None = None) -> Companion:
+    def load(cls, folder: str | Path, device: torch.device | None = None) -> Predictor:
         """See `sft.saved.load_model`."""
         loaded = load_model(folder, device)
         return cls(loaded.model, loaded.tokenizer, loaded.config.data)

@@ -20,7 +20,7 @@ def eq_bench_command(
     ],
     out: Annotated[Path, typer.Option("--out", metavar="OUT.json", help="Score, passes and every reply.")],
     model: Annotated[
-        str | None, typer.Option("--model", metavar="PATH_OR_URL", help="Hugging Face folder, or http://host:8000/v1.")
+        str | None, typer.Option("--model", metavar="MODEL", help="smollm2-135m, a folder, or http://host:8000/v1.")
     ] = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", metavar="FILE.jsonl", help='Score given lines {"id", "response"} alone.')
@@ -43,6 +43,7 @@ def eq_bench_command(
     from evaluation.eq_bench.run import given, report_of
     from evaluation.files import EvaluationDataError, check_target, write_json
     from evaluation.json_files import read_replies
+    from evaluation.lend_an_ear.commands import place_of
     from evaluation.model_choice import CACHE_FOLDER, ModelChoice
 
     if (model is None) == (answers is None):
@@ -52,7 +53,7 @@ def eq_bench_command(
     if answers is not None:
         replies = given(read_replies(answers), questions, answers)
     else:
-        choice = ModelChoice(model or "", model_name, token)
+        choice = ModelChoice(place_of(model or ""), model_name, token)
         replies = _ask(choice, questions, (max_tokens, seed, attempts), cache or out.parent / CACHE_FOLDER)
     report = report_of(questions, replies, resamples, seed)
     write_json(out, {"model": model, **report.as_dict()})

@@ -134,9 +134,16 @@ def model_choice(model: str, token: str, engine: str, thinking: bool | None) -> 
 
     if "://" in model:
         return replace(endpoint_choice(model, token), thinking=thinking)
+    return ModelChoice(place_of(model), engine=Engine(engine), thinking=thinking)
+
+
+def place_of(model: str) -> str:
+    """A URL as it is, and the folder of any other model; errors as `rl.models.resolve_model`."""
+    if "://" in model:
+        return model
     from rl.models import resolve_model
 
-    return ModelChoice(str(resolve_model(model)), engine=Engine(engine), thinking=thinking)
+    return str(resolve_model(model))
 
 
 def _servers(url: str | None, token: str, on_exit: ExitStack) -> Servers:

@@ -25,7 +25,7 @@ def safety_command(
         Path | None, typer.Option("--replies", metavar="FILE.jsonl", help='Judge given lines {"id", "response"}.')
     ] = None,
     model: Annotated[
-        str | None, typer.Option("--model", metavar="PATH_OR_URL", help="Hugging Face folder, or http://host:8000/v1.")
+        str | None, typer.Option("--model", metavar="MODEL", help="smollm2-135m, a folder, or http://host:8000/v1.")
     ] = None,
     sheet: Annotated[
         Path | None, typer.Option("--sheet", metavar="SHEET.md", help="Red-team sheet for readers as well.")
@@ -46,6 +46,7 @@ def safety_command(
     """
     from evaluation.files import EvaluationDataError, check_target, write_json
     from evaluation.json_files import read_replies
+    from evaluation.lend_an_ear.commands import place_of
     from evaluation.model_choice import CACHE_FOLDER, ModelChoice
     from evaluation.safety.prompt_file import read_prompt_file
     from evaluation.safety.sheet import red_team_sheet
@@ -58,7 +59,7 @@ def safety_command(
     if replies is not None:
         report = _report(prompts, read_replies(replies), replies)
     else:
-        choice = ModelChoice(model or "", model_name, token)
+        choice = ModelChoice(place_of(model or ""), model_name, token)
         given = _ask(choice, prompts, max_tokens, cache or out.parent / CACHE_FOLDER)
         report = _report(prompts, given, choice.place)
     write_json(out, {"model": model, **report.as_dict()})

@@ -15,8 +15,7 @@ from rl.models import resolve_model
 from sft.base import BaseModelError, pick_device
 from sft.chat.directives import directive_penalty
 from sft.emotions import Emotion
-from sft.predict import Companion as HeadReader
-from sft.predict import Sampling
+from sft.predict import Predictor, Sampling
 from sft.saved import CONFIG, HEADS_INFO, load_model, load_tokenizer, pad_id
 from sft.strategies import Strategy
 
@@ -44,7 +43,7 @@ class Speaker:
         lm: Any,
         tokenizer: PreTrainedTokenizerBase,
         compute: torch.dtype = torch.float32,
-        heads: HeadReader | None = None,
+        heads: Predictor | None = None,
         system: str = "",
     ) -> None:
         if not tokenizer.chat_template:
@@ -128,7 +127,7 @@ def load_speaker(model: str, device: torch.device | None = None) -> Speaker:
     tuned = tuned_folder(Path(model).expanduser())
     if tuned is not None:
         loaded = load_model(tuned, place)
-        heads = HeadReader(loaded.model, loaded.tokenizer, loaded.config.data)
+        heads = Predictor(loaded.model, loaded.tokenizer, loaded.config.data)
         return Speaker(loaded.model.lm, loaded.tokenizer, loaded.model.compute, heads, loaded.config.data.system)
     folder = resolve_model(model)
     return Speaker(_plain_model(folder, place), load_tokenizer(folder))

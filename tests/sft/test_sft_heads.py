@@ -16,7 +16,7 @@ from sft.batching import collate
 from sft.config import ConfigError, Precision
 from sft.examples import Loss
 from sft.model import SftModel
-from sft.predict import Companion, Sampling
+from sft.predict import Predictor, Sampling
 from sft.preparing import Prepared
 from sft.saved import SavedModelError, load_model, save_model
 from sft.tokens import ChatTokens
@@ -78,7 +78,7 @@ def test_a_lambda_of_0_leaves_its_head_out(run_of: RunOf, model_of: ModelOf) -> 
     model = model_of(prepared)
     assert sorted(model.heads) == ["strategy"]
     assert Loss.EMOTION not in prepared.corpus.feeds()
-    prediction = Companion(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(2))
+    prediction = Predictor(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(2))
     assert prediction.emotion is None and prediction.strategy is not None
 
 
@@ -86,8 +86,8 @@ def test_saved_and_loaded_by_one_call_it_predicts_the_same(run_of: RunOf, model_
     prepared = run_of()
     model = model_of(prepared, stirred=True)
     save_model(model, prepared.config, tmp_path)
-    before = Companion(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(8))
-    after = Companion.load(tmp_path, CPU).predict(SAID, Sampling(8))
+    before = Predictor(model, prepared.tokenizer, prepared.config.data).predict(SAID, Sampling(8))
+    after = Predictor.load(tmp_path, CPU).predict(SAID, Sampling(8))
     assert after == before
     assert after.emotions is not None and sum(after.emotions.values()) == pytest.approx(1)
     assert after.strategies is not None and sum(after.strategies.values()) == pytest.approx(1)

@@ -20,7 +20,7 @@ from sft.dev import DevResult, Stopper
 from sft.examples import Loss
 from sft.loop import TrainingError
 from sft.model_card import write_model_card
-from sft.predict import Companion, Sampling
+from sft.predict import Predictor, Sampling
 from sft.preparing import Prepared
 from sft.schedule import lr_share
 from sft.strategies import STRATEGIES
@@ -152,7 +152,7 @@ def test_the_affect_head_trains_and_answers(run_of: RunOf, tmp_path: Path) -> No
     losses = [trainer.update()["train/affect"] for _ in range(15)]
     assert losses[-1] < 0.5 * losses[0]
     said = Conversation("c", (Turn(Role.SEEKER, "What a day!"),))
-    found = Companion(trainer.model, trainer.prepared.tokenizer, trainer.config.data).predict(said, Sampling(1))
+    found = Predictor(trainer.model, trainer.prepared.tokenizer, trainer.config.data).predict(said, Sampling(1))
     assert found.affect is not None and found.affect.valence > 0.2 and found.emotion is None
 
 

@@ -20,7 +20,7 @@ from sft.config import ConfigError
 from sft.dpo.preparing import PreparedDpo
 from sft.dpo.training import DpoTrainer, train_dpo
 from sft.export import export_model
-from sft.predict import Companion, Sampling
+from sft.predict import Predictor, Sampling
 from sft.saved import load_model
 from sft.tracking import read_metrics
 
@@ -111,7 +111,7 @@ def test_what_it_leaves_opens_like_any_fine_tuned_model(dpo_of: DpoOf, tuned: Pa
     assert heads[0].keys() == heads[1].keys() and all(torch.equal(heads[0][key], heads[1][key]) for key in heads[0])
     assert not (result.folder / "best" / "reference").exists()
     said = Conversation("c", (Turn(Role.SEEKER, "I lost my keys."),))
-    assert Companion.load(result.folder / "best").predict(said, Sampling(2)).strategy is not None
+    assert Predictor.load(result.folder / "best").predict(said, Sampling(2)).strategy is not None
     assert load_model(result.folder / "best").config.data.system == "Be kind."
     export_model(result.folder, tmp_path / "out")
     from transformers import AutoModelForCausalLM
