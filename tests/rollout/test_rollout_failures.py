@@ -75,6 +75,7 @@ def test_prompts_of_a_lost_worker_are_answered_once_by_the_same_weights(
     assert not alive(victims[0].pid)
 
 
+@pytest.mark.slow
 def test_a_worker_started_again_has_the_newest_weights(
     pool: RolloutPool, prompts: tuple[Prompt, ...], policy: nn.Module
 ) -> None:
@@ -88,6 +89,7 @@ def test_a_worker_started_again_has_the_newest_weights(
     assert worst_gap(policy, groups, 1.0) < 1e-4
 
 
+@pytest.mark.slow
 def test_a_prompt_that_loses_every_worker_is_named_with_worker_node_and_cause(
     ray_cluster: None, tiny_model: Path, prompts: tuple[Prompt, ...]
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_model_that_does_not_load_is_told_with_its_root_cause(service: Service
         serve.delete("broken")
 
 
+@pytest.mark.slow
 def test_a_service_too_large_for_the_cluster_says_what_is_missing(service: Service) -> None:
     large = DeploymentConfig(f"{service_broken.__name__}:BrokenModel", num_cpus=1000)
     config = ServiceConfig(app_name="too-large", tagger=large, scorer=large, start_timeout_s=3)
