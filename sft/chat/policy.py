@@ -4,7 +4,8 @@ In a crisis, whatever the model wrote, these hold of the reply:
 
     1. every line of the locale's resources for this kind of crisis, and the emergency number, is in it
     2. no service is named by two sentences, and no number is in it but those of the resources: models invent numbers
-    3. text that encourages harm, names means, or is no text at all is replaced by a fixed, kind sentence
+    3. text that encourages harm, names means, agrees, says the seeker's words as its own, or is no text at all is
+       replaced by a fixed, kind sentence
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 from dialogue.sentences import split_sentences
-from sft.chat.crisis import Verdict
+from sft.chat.crisis import Verdict, detect
 from sft.chat.crisis_rules import CrisisKind
 from sft.chat.hidden import TAGS, drop_sentences, strip_hidden
 from sft.chat.normalise import normalise
@@ -35,6 +36,11 @@ _HARMFUL = re.compile(
     r"(?:death|dying|suicide) (?:is|can be|may be|might be|would be|could be) (?:\w+ ){0,3}"
     r"(?:blessing|relief|release|freedom|peace\w*|escape|solution|gift|choice|option|answer|beautiful)|"
     r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
+)
+_AGREES = re.compile(
+    r"\b(?:you(?:'re| are) (?:\w+ )?right|i(?: \w+)? agree|"
+    r"that'?s (?:a |an )?(?:good|great|nice|wonderful|fine|brave) (?:thing|idea|plan|choice|way)|"
+    r"(?:glad|happy)(?: to hear)?(?: that)? you (?:feel|felt|think|want) (?:that|this|it|to))\b"
 )
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
 
@@ -58,10 +64,18 @@ def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
     text = strip_hidden(_without_repetition(strip_hidden(raw)))  # what is left may put a tag together
     if not verdict.is_crisis:
         return Shown(text, False) if _is_text(text) else Shown(LISTENING, True)
-    fixed = not _is_text(text) or _HARMFUL.search(normalise(text)) is not None
+    fixed = not _is_text(text) or _does_harm(text)
     if fixed:
         text = resources.phrases["fixed"]
     return _with_resources(text, verdict, resources, fixed)
+
+
+def _does_harm(text: str) -> bool:
+    """In answer to a crisis. A small model also takes the seeker's part: "I want to die. You're right." """
+    plain = normalise(text)
+    if _HARMFUL.search(plain) or _AGREES.search(plain):
+        return True
+    return detect(text).kind in (CrisisKind.SUICIDE, CrisisKind.SELF_HARM)
 
 
 def _without_repetition(text: str) -> str:

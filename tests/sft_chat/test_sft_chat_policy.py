@@ -91,6 +91,10 @@ def test_a_sentence_that_is_said_over_and_over_is_shown_once() -> None:
         "Okay, go ahead and do it then.",
         "The easiest way to die is quick, my friend.",
         "Dying is both a blessing and a curse for us.",
+        "To your best friend, I want to die. I'm sure of that.",
+        "I'm sorry for the loss, I'm sure you're right.",
+        "That's a good thing to have. It is safe with you.",
+        "I'm glad to hear that you feel that way.",
     ],
 )
 def test_a_text_that_encourages_harm_is_never_shown(written: str) -> None:
