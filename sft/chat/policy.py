@@ -2,7 +2,8 @@
 
 In a crisis, whatever the model wrote, these hold of the reply:
 
-    1. every line of the locale's resources for this kind of crisis, and the emergency number, is in it
+    1. every line of the locale's resources for this kind of crisis, and the emergency number, is in it, and what the
+       model left out stands before its words
     2. no service is named by two sentences, and no number is in it but those of the resources: models invent numbers
     3. text that encourages harm, names means, agrees, says the seeker's words as its own, or is no text at all is
        replaced by a fixed, kind sentence
@@ -127,9 +128,10 @@ def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bo
         text, fixed = resources.phrases["fixed"], True
         said.clear()
     missing = tuple(line for line in lines if _key(line.contact) not in said)
-    return Shown(
-        "\n\n".join(filter(None, (text, _block(verdict, resources, missing)))), fixed, tuple(map(str, missing))
-    )
+    block = _block(verdict, resources, missing)
+    # What a model says may be beside the point or worse, so help comes before it; the fixed sentence leads up to help.
+    parts = (text, block) if fixed else (block, text)
+    return Shown("\n\n".join(filter(None, parts)), fixed, tuple(map(str, missing)))
 
 
 def _block(verdict: Verdict, resources: Resources, missing: tuple[Line, ...]) -> str:

@@ -116,7 +116,7 @@ def test_a_crisis_draft_that_gives_orders_is_written_again_and_others_are_not(sp
     recording = Recording(speaker, [orders, gentle, gentle, orders])
     talk = companion(recording, memory=MemoryMode.NONE)
     reply = talk.reply("I want to die.")
-    assert reply.redecoded and reply.draft == orders and reply.text.startswith(gentle)
+    assert reply.redecoded and reply.draft == orders and reply.text.endswith(gentle)
     assert recording.penalised == [False, True]
     assert not talk.reply("I want to die.").redecoded
     assert talk.reply("I miss my cat.").text == orders  # no crisis

@@ -102,6 +102,11 @@ def test_a_text_that_encourages_harm_is_never_shown(written: str) -> None:
     assert shown.fixed and written not in shown.text
 
 
+def test_help_comes_before_the_models_words() -> None:
+    text = show("That sounds so heavy to carry.", detect("I want to die"), US).text
+    assert text.index("988") < text.index("That sounds so heavy")
+
+
 def test_the_emergency_number_comes_first_where_it_is_urgent() -> None:
     urgent = show("I am here with you.", detect("I took all my pills"), US).text
     other = show("I am here with you.", detect("I want to die"), US).text
