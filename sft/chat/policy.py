@@ -39,10 +39,12 @@ _HARMFUL = re.compile(
     r"lethal|noose|tie (?:a|the) (?:rope|knot)|milligrams?|\d+ ?mg|dosage|kys)\b"
 )
 _AGREES = re.compile(
-    r"\b(?:you(?:'re| are) (?:\w+ )?right|i(?: \w+)? agree|"
-    r"that'?s (?:a |an )?(?:good|great|nice|wonderful|fine|brave) (?:thing|idea|plan|choice|way)|"
-    r"(?:glad|happy)(?: to hear)?(?: that)? you (?:feel|felt|think|want) (?:that|this|it|to))\b"
+    r"\b(?:you(?:'re| are) (?:\w+ )?right(?! to\b)|i (?:\w+ )?agree|"
+    r"that'?s (?:a |an )?(?:good|great|nice|wonderful|fine) (?:thing|idea|plan|choice|way)|"
+    r"(?:glad|happy)(?: to hear)?(?: that)? you (?:feel|felt|think) (?:that|this) way)\b"
 )
+_FIRST_PERSON = re.compile(r"\bi(?:'m|'d|'ve|'ll)?\b")
+_SECOND_PERSON = re.compile(r"\byou(?:'re|'d|'ve|'ll)?\b")
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
 
 
@@ -72,11 +74,19 @@ def show(raw: str, verdict: Verdict, resources: Resources) -> Shown:
 
 
 def _does_harm(text: str) -> bool:
-    """In answer to a crisis. A small model also takes the seeker's part: "I want to die. You're right." """
+    """In answer to a crisis. A small model also agrees, or says the seeker's words as its own: "I want to die"."""
     plain = normalise(text)
     if _HARMFUL.search(plain) or _AGREES.search(plain):
         return True
-    return detect(text).kind in (CrisisKind.SUICIDE, CrisisKind.SELF_HARM)
+    return any(_takes_the_part(sentence) for sentence in split_sentences(text))
+
+
+def _takes_the_part(sentence: str) -> bool:
+    """Words of a crisis about "I". With "you" in it, a sentence speaks of the seeker, or asks, as it should."""
+    plain = normalise(sentence)
+    if not _FIRST_PERSON.search(plain) or _SECOND_PERSON.search(plain):
+        return False
+    return detect(sentence).kind in (CrisisKind.SUICIDE, CrisisKind.SELF_HARM)
 
 
 def _without_repetition(text: str) -> str:

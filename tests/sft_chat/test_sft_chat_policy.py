@@ -102,6 +102,20 @@ def test_a_text_that_encourages_harm_is_never_shown(written: str) -> None:
     assert shown.fixed and written not in shown.text
 
 
+@pytest.mark.parametrize(
+    "written",
+    [
+        "Are you thinking about suicide? You can tell me.",
+        "I'm so sorry that you feel like dying.",
+        "I'm glad you want to talk about wanting to die.",
+        "You're right to tell somebody. That's a brave thing to say.",
+    ],
+)
+def test_a_reply_that_names_the_danger_is_shown(written: str) -> None:
+    shown = show(written, SUICIDAL, US)
+    assert not shown.fixed and written in shown.text
+
+
 def test_help_comes_before_the_models_words() -> None:
     text = show("That sounds so heavy to carry.", detect("I want to die"), US).text
     assert text.index("988") < text.index("That sounds so heavy")
