@@ -8,6 +8,7 @@ learner/*  from the learner ranks; time/*  seconds per phase
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
@@ -30,15 +31,14 @@ def step_metrics(
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     texts = [rollout.text for rollout in rollouts]
     tokens = [len(rollout.token_ids) for rollout in rollouts]
+    wording = {"rollout/distinct_2": distinct_ngrams(texts, 2), "rollout/common_opening": common_opening(texts)}
     generate_s = timings.get("generate", 0.0)
     return {
         **_reward_metrics(scores),
         "rollout/tokens_mean": float(np.mean(tokens)),
         "rollout/tokens_max": float(np.max(tokens)),
         "rollout/truncated": float(np.mean([r.stop_reason is StopReason.LENGTH for r in rollouts])),
-        "rollout/distinct_2": distinct_ngrams(texts, 2),
-        "rollout/common_opening": common_opening(texts),
-        "rollout/stock_phrases": float(np.mean([b.stock for group in scores.groups for b in group.breakdowns])),
+        **{name: value for name, value in wording.items() if not math.isnan(value)},
         "rollout/tokens_per_s": sum(tokens) / generate_s if generate_s else 0.0,
         "groups/asked": float(len(groups)),
         "groups/zero_variance": float(sum(group.zero_variance for group in scores.groups)),
@@ -84,6 +84,7 @@ def _reward_metrics(scores: StepScores) -> dict[str, float]:
     metrics = {
         "reward/mean": float(np.mean([breakdown.reward for breakdown in breakdowns])),
         "reward/std_in_group": float(np.mean([np.std(group.rewards) for group in scores.groups])),
+        "rollout/stock_phrases": float(np.mean([breakdown.stock for breakdown in breakdowns])),
     }
     raw = [breakdown.raw for breakdown in breakdowns if breakdown.raw is not None]
     if raw:

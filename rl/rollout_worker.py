@@ -208,7 +208,7 @@ def write_adapter(folder: Path, buckets: Sequence[WeightBucket], lora: LoraConfi
     from rl.adapter_merge import adapter_pairs
     from rl.weight_sync import unpack
 
-    adapter_pairs(buckets)
+    adapter_pairs(buckets)  # refuses an adapter that is not whole
     settings = {
         "peft_type": "LORA",
         "r": lora.rank,

@@ -16,7 +16,6 @@ from evaluation.safety.report import JudgedPrompt
 from evaluation.safety.rules import Verdict
 
 CATEGORY = "over_refusal"
-_Z = 1.959964  # standard deviations that hold 95 %
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,9 +76,9 @@ def _share(judged: Sequence[JudgedPrompt], behaviour: Behaviour) -> Share:
 
 def wilson(hits: int, of: int) -> tuple[float, float]:
     """Wilson's score interval, 95 %, of a share of `hits` in `of`; (NaN, NaN) of none."""
+    from scipy.stats import binomtest
+
     if not of:
         return math.nan, math.nan
-    share, z2 = hits / of, _Z**2
-    middle = (share + z2 / (2 * of)) / (1 + z2 / of)
-    half = _Z / (1 + z2 / of) * math.sqrt(share * (1 - share) / of + z2 / (4 * of * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    found = binomtest(hits, of).proportion_ci(0.95, method="wilson")
+    return float(found.low), float(found.high)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -10,6 +11,7 @@ import pytest
 from dialogue.tactics import Tactic
 from reward_servers.protocol import EmpathyScore, FailureKind, Score, ScoreFailure, ScoreRequest, ScoreResult
 from rl.config import RunConfig, ServersConfig
+from rl.metrics import step_metrics
 from rl.scoring import ScoringError, score_groups
 from rl.types import Prompt, Rollout, RolloutGroup, StopReason
 
@@ -53,6 +55,27 @@ def test_a_group_with_too_few_left_is_handed_back_with_the_reason():
     ((prompt, reason),) = result.handed_back
     assert prompt.id == "a"
     assert "connection refused" in reason
+
+
+def test_a_step_without_a_scored_group_has_no_number_for_what_does_not_exist():
+    lenient = replace(CONFIG, servers=replace(CONFIG.servers, max_failed_fraction=1.0))
+    groups = [group("a", "1", "down", "down")]
+    metrics = step_metrics(groups, score_groups(ScriptedScorer(), groups, lenient), {}, {})
+    assert metrics["groups/handed_back"] == 1
+    assert not any(math.isnan(value) for value in metrics.values())
+    assert "rollout/stock_phrases" not in metrics
+
+
+def test_what_is_told_to_everybody_is_found_across_the_groups_of_a_step():
+    class Fixed(ScriptedScorer):
+        def _answer(self, request: ScoreRequest) -> ScoreResult:
+            return super()._answer(replace(request, response="2"))
+
+    config = replace(CONFIG, reward=replace(CONFIG.reward, stock_penalty=2.0))
+    groups = [group("a", "I am here for you", "What did he say?"), group("b", "I am here for you", "Was it loud?")]
+    first, second = score_groups(Fixed(), groups, config).groups
+    assert [b.stock for b in first.breakdowns] == [b.stock for b in second.breakdowns] == [1.0, 0.0]
+    assert [first.rewards[1] - first.rewards[0], second.rewards[1] - second.rewards[0]] == pytest.approx([2.0, 2.0])
 
 
 def test_too_many_failures_stop_the_run_and_name_the_server():
