@@ -19,7 +19,7 @@ from sft.config import LoraConfig, ModelConfig, SftConfig
 from sft.examples import Loss
 from sft.heads import Heads, heads_wanted
 
-TRAINED_ADAPTER = "default"  # peft's own name for the first; a second one may be beside it, see `sft.dpo.policy`
+TRAINED_ADAPTER = "default"  # peft's own name for the first; a second one may be beside it, see `sft.dpo.start`
 
 
 class SftModel(nn.Module):
