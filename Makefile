@@ -9,7 +9,8 @@ LOCK   := requirements/$(TARGET).lock
 STAMP  := $(VENV)/.setup-$(TARGET)
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP    := $(BIN)/python -m pip install --quiet --no-deps --no-compile --disable-pip-version-check
-PYTEST_ARGS ?=
+# Two processes: one for the tests that start Ray and vLLM, one for the others. tests/conftest.py divides them.
+PYTEST_ARGS ?= -n 2
 # Packages are installed without bytecode; the first import writes what is used. Where that is switched off, every
 # process compiles all of vLLM and PyTorch again, and starts in twice the time.
 unexport PYTHONDONTWRITEBYTECODE

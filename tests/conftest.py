@@ -1,11 +1,18 @@
-"""What every test shares: an environment that never reaches a hub, a tiny real model, the real data where it is."""
+"""What every test shares: an environment that never reaches a hub, a tiny real model, the real data where it is.
+
+`make test` runs the suite in two processes (pytest-xdist). Tests that start Ray, vLLM or several learner ranks are one
+unit of work, so no two of them ever share the machine; every other file is a unit of its own, run beside them.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import settings
+from xdist.scheduler import LoadScopeScheduling
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
@@ -14,6 +21,36 @@ os.environ["VLLM_NO_USAGE_STATS"] = "1"
 os.environ["VLLM_DO_NOT_TRACK"] = "1"
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# The same examples every time: a change is judged by what it does. HYPOTHESIS_PROFILE=explore looks for new ones.
+settings.register_profile("same", derandomize=True, deadline=None)
+settings.register_profile("explore", deadline=None)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
+
+ENGINE_TESTS = (
+    "tests/learner/",
+    "tests/rl/test_rl_end_to_end.py",
+    "tests/rollout/",
+    "tests/service/",
+    "tests/service_http2/test_running_service.py",
+)
+
+
+class EnginesApart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """All engine tests in one process, in their order; the other files go to whichever process is free."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return "engines" if file.startswith(ENGINE_TESTS) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesApart:
+    config.option.loadscopereorder = False  # else the file with the most tests comes first, not the longest
+    return EnginesApart(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: not item.nodeid.startswith(ENGINE_TESTS))
 
 
 @pytest.fixture(scope="session")
