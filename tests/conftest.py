@@ -1,7 +1,7 @@
 """What every test shares: an environment that never reaches a hub, a tiny real model, the real data where it is.
 
-`make test` runs the suite in two processes (pytest-xdist). Tests that start Ray, vLLM or several learner ranks are one
-unit of work, so no two of them ever share the machine; every other file is a unit of its own, run beside them.
+`make test` runs the suite in two processes (pytest-xdist). Tests that start vLLM or the reward servers are one unit of
+work, so no two of them ever share the machine; every other folder or file is a unit of its own, run beside them.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ settings.register_profile("same", derandomize=True, deadline=None)
 settings.register_profile("explore", deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
+LEARNER_TESTS = "tests/learner/"  # over a minute in all, so they come early
 ENGINE_TESTS = (
-    "tests/learner/",
     "tests/rl/test_rl_end_to_end.py",
     "tests/rollout/",
     "tests/service/",
@@ -37,11 +37,13 @@ ENGINE_TESTS = (
 
 
 class EnginesApart(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """All engine tests in one process, in their order; the other files go to whichever process is free."""
+    """All engine tests in one process, in their order; the rest goes to whichever process is free."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = nodeid.split("::", 1)[0]
-        return "engines" if file.startswith(ENGINE_TESTS) else file
+        if file.startswith(ENGINE_TESTS):
+            return "engines"
+        return LEARNER_TESTS if file.startswith(LEARNER_TESTS) else file
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesApart:
@@ -50,7 +52,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> EnginesApart
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    items.sort(key=lambda item: not item.nodeid.startswith(ENGINE_TESTS))
+    items.sort(key=lambda item: (not item.nodeid.startswith(ENGINE_TESTS), not item.nodeid.startswith(LEARNER_TESTS)))
 
 
 @pytest.fixture(scope="session")
