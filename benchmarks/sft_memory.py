@@ -4,8 +4,8 @@
     python -m benchmarks.sft_memory --shape Qwen/Qwen3-8B --preset t4 --cap 15      on a GPU: nf4, 1,024 tokens, batch 4
 
 It runs the steps that `rapport sft train` runs: LoRA, both heads, LM and safety losses over the vocabulary in chunks,
-the teacher with the adapter off over longer prompts, AdamW. Left out: reading data, and accumulation, which adds
-nothing to the peak. Every row has the full length and is all reply, as in the plan.
+the teacher with the adapter off behind the rules, AdamW. Left out: reading data, and accumulation, which adds nothing
+to the peak. Every row has the full length and is all reply, as in the plan.
 
 Measured: on CUDA `torch.cuda.max_memory_allocated`, with the process capped at `--cap` GiB. On a processor the sizes of
 all parameters, buffers and moments, and on them the highest sum of what the allocator gave out and took back during a
@@ -18,7 +18,7 @@ import argparse
 import gc
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -51,27 +51,26 @@ class Measured:
     tokens_per_s: float
 
 
-class LongerTeacher:
+class TeacherOfTokens:
     """The teacher's work without a tokenizer: the same replies behind `rules` more tokens, adapter off."""
 
     def __init__(self, model: SftModel, rules: int) -> None:
         self._model = model
-        self._rules = rules
+        with model.as_teacher():
+            self._opening = model.opening((1,) * rules)
+
+    def kept(self) -> list[torch.Tensor]:
+        layers = self._opening.cache.layers if self._opening else []
+        return [part for layer in layers for part in (layer.keys, layer.values)]
 
     def reply_states(self, sequences: Sequence[TokenSequence], student: Spots) -> torch.Tensor:
-        rows = [
-            replace(
-                row, ids=(1,) * self._rules + row.ids, replies=tuple(_later(span, self._rules) for span in row.replies)
-            )
-            for row in sequences
-        ]
-        batch = collate(rows, 0).to(self._model.device)
+        batch = collate(sequences, 0).to(self._model.device)
         with self._model.as_teacher():
-            return batch.spots[Loss.SAFETY].pick(self._model.states(batch.ids, batch.attention))
-
-
-def _later(span: ReplySpan, by: int) -> ReplySpan:
-    return ReplySpan(span.turn, span.start + by, span.stop + by)
+            if self._opening is None:
+                states = self._model.states(batch.ids, batch.attention)
+            else:
+                states = self._model.states_after(self._opening, batch.ids, batch.attention)
+        return batch.spots[Loss.SAFETY].pick(states)
 
 
 def rows_of(step: Step, shape: DecoderShape, seed: int = 0) -> list[TokenSequence]:
@@ -136,7 +135,7 @@ def _random_nf4(described: Any, dtype: torch.dtype, device: torch.device) -> Any
     return lm
 
 
-def update(model: SftModel, teacher: LongerTeacher, rows: list[TokenSequence], batch: Batch, config: SftConfig,
+def update(model: SftModel, teacher: TeacherOfTokens, rows: list[TokenSequence], batch: Batch, config: SftConfig,
            optimizer: torch.optim.Optimizer, scaler: torch.amp.GradScaler) -> None:  # fmt: skip
     """What `sft.training.Trainer.update` does with one batch."""
     options = TermOptions(config.losses, config.safety.tau, config.vocabulary_chunk)
@@ -160,7 +159,7 @@ def measure(config: SftConfig, shape: DecoderShape, step: Step, steps: int) -> M
     optimizer = make_optimizer(model, config.optimizer)
     scaler = torch.amp.GradScaler(device.type, enabled=model.compute is torch.float16)
     rows = rows_of(step, shape)
-    batch, teacher = collate(rows, 0).to(device), LongerTeacher(model, step.rules)
+    batch, teacher = collate(rows, 0).to(device), TeacherOfTokens(model, step.rules)
 
     def run() -> float:
         started = time.perf_counter()
@@ -176,13 +175,13 @@ def measure(config: SftConfig, shape: DecoderShape, step: Step, steps: int) -> M
         seconds = [run() for _ in range(steps - 1)]
         return Measured(float(torch.cuda.max_memory_allocated()), step.tokens / min(seconds))
     seconds = [run() for _ in range(steps - 1)]
-    return Measured(_standing(model, optimizer) + _highest(run), step.tokens / min(seconds))
+    return Measured(_standing(model, teacher, optimizer) + _highest(run), step.tokens / min(seconds))
 
 
-def _standing(model: nn.Module, optimizer: torch.optim.Optimizer) -> float:
-    """Bytes of parameters, buffers and moments, what is shared counted once."""
+def _standing(model: nn.Module, teacher: TeacherOfTokens, optimizer: torch.optim.Optimizer) -> float:
+    """Bytes of parameters, buffers, moments and of the rules that were read, what is shared counted once."""
     moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    tensors = [*model.parameters(), *model.buffers(), *moments]
+    tensors = [*model.parameters(), *model.buffers(), *moments, *teacher.kept()]
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return float(sum(storages.values()))
 

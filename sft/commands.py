@@ -186,7 +186,7 @@ def plan(
         raise typer.BadParameter(f"{device!r}: expected {', '.join(Device)}", param_hint="--device")
     config = load_config(preset, overrides or [])
     found, step = plan_memory(config, shape_of(config.model.path), Device(device)), longest_step(config)
-    typer.echo(f"{config.model.path}: {step.batch} x {step.length} tokens, the teacher's rows {step.rules} longer")
+    typer.echo(f"{config.model.path}: {step.batch} x {step.length} tokens, the teacher's behind {step.rules} of rules")
     typer.echo(found.describe())
     typer.echo(f"at most {found.tokens_per_step} tokens per step, in {config.optimizer.accumulation} batches")
     room = bar - found.peak / GIB - (0 if device == Device.CPU else CONTEXT_GIB)

@@ -18,6 +18,7 @@ from sft.batching import Batch
 from sft.config import LoraConfig, ModelConfig, SftConfig
 from sft.examples import Loss
 from sft.heads import Heads, heads_wanted
+from sft.opening import Opening, read_opening
 
 TRAINED_ADAPTER = "default"  # peft's own name for the first; a second one may be beside it, see `sft.dpo.start`
 
@@ -46,11 +47,34 @@ class SftModel(nn.Module):
         Args:
             positions: (B, T) of packed rows, see `sft.batching`; they say all that the mask would.
         """
-        decoder = self.lm.get_base_model().get_decoder()
-        with torch.autocast(ids.device.type, dtype=self.compute, enabled=self.compute != torch.float32):
+        with self._autocast():
             if positions is None:
-                return decoder(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
-            return decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+                return self._decoder(input_ids=ids, attention_mask=attention, use_cache=False).last_hidden_state
+            return self._decoder(input_ids=ids, position_ids=positions, use_cache=False).last_hidden_state
+
+    def states_after(self, opening: Opening, ids: torch.Tensor, attention: torch.Tensor) -> torch.Tensor:
+        """As `states`, for rows that stand behind an opening of P tokens; it is not among the T of `ids`."""
+        before = attention.new_ones((len(ids), len(opening.ids)))
+        with self._autocast():
+            return self._decoder(
+                input_ids=ids,
+                attention_mask=torch.cat([before, attention], dim=1),
+                position_ids=(len(opening.ids) + torch.arange(ids.shape[1], device=ids.device)).expand(len(ids), -1),
+                past_key_values=opening.cache,
+                use_cache=True,
+            ).last_hidden_state
+
+    def opening(self, ids: tuple[int, ...]) -> Opening | None:
+        """An opening as the model reads it now; None where this base cannot share one."""
+        with self._autocast():
+            return read_opening(self._decoder, ids, self.device)
+
+    @property
+    def _decoder(self) -> Any:
+        return self.lm.get_base_model().get_decoder()
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device.type, dtype=self.compute, enabled=self.compute != torch.float32)
 
     def read(self, loss: Loss, batch: Batch, states: torch.Tensor) -> torch.Tensor:
         """What a head says at its places in a batch, (M, outputs) float32."""

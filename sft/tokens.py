@@ -283,6 +283,12 @@ class ChatTokens:
             replies.append(ReplySpan(reply.turn, len(prompt), len(ids)))
         return TokenSequence(sequence.id, sequence.source, sequence.losses, sequence.turns, ids, tuple(replies))
 
+    def opening(self, system: str) -> tuple[int, ...]:
+        """The tokens that conversations begin with under a system prompt, whatever the seeker says."""
+        said = [(Turn(Role.SEEKER, text),) for text in ("I", "my")]
+        first, second = (self._render(turns, system, opening=True) for turns in said)
+        return first[: _common_length(first, second)]
+
     def _follow(self, growing: _Growing, example: Example, index: int) -> tuple[_Exchange | None, int]:
         """The exchange, if it can be appended to `growing`; else None and what a sequence that begins anew may hold."""
         exchange = self._exchange(example, growing.first, index)

@@ -25,7 +25,8 @@ Held at a time:
     kept        without checkpointing, what L blocks keep; with it, N H b for each block
     backward    of one block: what it keeps (with checkpointing, where it is computed again), and the slopes of SwiGLU,
                 3 N I b; with nf4, here and in the teacher's pass, the largest matrix unpacked, H I b
-    teacher     a block of the pass without gradients over B (T + rules) tokens: (3 I + 2 H) b a token; with the ends
+    teacher     a block of the pass without gradients over B T tokens: (3 I + 2 H) b a token, and the keys and values of
+                B (T + rules), 2 K b a token; with the ends. The rules are read once in a run and kept: 2 K L b a token
     words       LM: 2 numbers of 4 bytes for each of N c places, one of b if b is 2, and N H slopes in 4 + b bytes;
                 safety: 4 such numbers, and the teacher's N H states; both with the ends
     ends        what the last norm keeps, 4 N H, the states, N H b, and those that each of the two losses picked, N H b
@@ -65,7 +66,7 @@ class Device(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The longest batch of a run: B rows of T tokens. `rules`: tokens that the teacher's prompt adds to a row."""
+    """The longest batch of a run: B rows of T tokens. `rules`: tokens before each row that the teacher has read."""
 
     batch: int
     length: int
@@ -74,10 +75,6 @@ class Step:
     @property
     def tokens(self) -> int:
         return self.batch * self.length
-
-    @property
-    def teacher_tokens(self) -> int:
-        return self.batch * (self.length + self.rules)
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +123,7 @@ def plan_memory(config: SftConfig, shape: DecoderShape, device: Device, step: St
     unpacked = b * shape.hidden * shape.intermediate if config.model.quantisation is Quantisation.nf4 else 0
     moments = {"backward of a block": slopes + (block if checkpointed else 0) + unpacked}
     moments |= _before_backward(config, shape, step, b, unpacked)
-    return MemoryPlan(_always(config, shape, b), kept, moments, step.tokens * config.optimizer.accumulation)
+    return MemoryPlan(_always(config, shape, step, b), kept, moments, step.tokens * config.optimizer.accumulation)
 
 
 def longest_step(config: SftConfig) -> Step:
@@ -157,10 +154,11 @@ def block_bytes(config: SftConfig, shape: DecoderShape, device: Device, step: St
     return step.tokens * token + scores
 
 
-def _always(config: SftConfig, shape: DecoderShape, b: int) -> dict[str, float]:
+def _always(config: SftConfig, shape: DecoderShape, step: Step, b: int) -> dict[str, float]:
     nf4 = config.model.quantisation is Quantisation.nf4
     blocks = shape.layers * shape.block_parameters()
-    return {
+    rules = {"rules, as the teacher read them": step.rules * 2.0 * shape.keys * shape.layers * b}
+    return (rules if config.losses.safety else {}) | {
         f"base, linear layers in {'nf4' if nf4 else f'{8 * b} bits'}": blocks * (NF4_BYTES if nf4 else b),
         "base, words and norms": float(shape.other_parameters() * b),
         "adapter, its slopes and moments": float(TRAINED_BYTES * shape.lora_parameters(config.model.lora)),
@@ -191,7 +189,8 @@ def _before_backward(config: SftConfig, shape: DecoderShape, step: Step, b: int,
     if losses.safety:
         found["words of the safety loss"] = step.tokens * chunk * 16.0 + states * b + ends
         block = (3 * shape.intermediate + 2 * shape.hidden) * b
-        found["teacher's pass"] = step.teacher_tokens * block + ends + unpacked
+        joined = step.batch * (step.length + step.rules) * 2 * shape.keys * b
+        found["teacher's pass"] = step.tokens * block + joined + ends + unpacked
     return found
 
 

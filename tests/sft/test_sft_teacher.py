@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,8 +15,9 @@ from sft.batching import collate
 from sft.examples import Loss
 from sft.losses import joint_loss
 from sft.model import SftModel
+from sft.opening import read_opening
 from sft.preparing import Prepared
-from sft.safety_rules import RULES, rules_apply
+from sft.safety_rules import RULES, rules_apply, rules_prompt
 from sft.teacher import Teacher
 from sft.terms import TermOptions, batch_terms
 
@@ -54,6 +56,47 @@ def test_the_teacher_is_the_plain_base_under_the_rules(run_of: RunOf, model_of: 
     torch.testing.assert_close(found, states[len(prompt) - 1 : -1], atol=1e-4, rtol=1e-4)
     assert not found.requires_grad
     assert model.lm.training and model.training
+
+
+def test_the_rules_are_read_once_and_change_no_state(run_of: RunOf, model_of: ModelOf) -> None:
+    prepared = run_of()
+    model = model_of(prepared, stirred=True).train()
+    every = [row for rows in prepared.corpus.sequences.values() for row in rows if Loss.SAFETY in row.losses]
+    rows = sorted(every, key=lambda row: len(row.ids))
+    rows = [rows[-1], rows[0], rows[len(rows) // 2]]  # of different lengths, so that two are padded
+    student = collate(rows, prepared.pad_id).spots[Loss.SAFETY]
+    teacher = Teacher(model, prepared.chat, prepared.pad_id, "Be brief.")
+    found = [teacher.reply_states(rows, student) for _ in range(2)]
+    read: list[int] = []
+    watched = (
+        model.lm.get_base_model()
+        .get_decoder()
+        .register_forward_pre_hook(
+            lambda module, args, kwargs: read.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        )
+    )
+    teacher.reply_states(rows, student)
+    watched.remove()
+    whole = [prepared.chat.under_system(row, rules_prompt("Be brief.")) for row in rows]
+    batch = collate(whole, prepared.pad_id)
+    with model.as_teacher():
+        states = batch.spots[Loss.SAFETY].pick(model.states(batch.ids, batch.attention))
+    torch.testing.assert_close(found[0], states, atol=1e-5, rtol=1e-4)
+    assert torch.equal(found[0], found[1])
+    rules = len(prepared.tokenizer.encode(RULES))
+    assert [width < batch.ids.shape[1] - 0.9 * rules for width in read] == [True]
+
+
+def test_a_base_with_a_window_reads_the_rules_with_every_row(tiny_model: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.from_pretrained(tiny_model)
+    decoder = AutoModelForCausalLM.from_config(config).get_decoder()
+    assert read_opening(decoder, (1, 2, 3), CPU) is not None
+    config.use_sliding_window, config.sliding_window = True, 8
+    config.layer_types = ["sliding_attention"] * config.num_hidden_layers
+    decoder = AutoModelForCausalLM.from_config(config).get_decoder()
+    assert read_opening(decoder, (1, 2, 3), CPU) is None
 
 
 def test_after_the_teacher_the_adapter_is_on_again_and_trains(run_of: RunOf, model_of: ModelOf) -> None:

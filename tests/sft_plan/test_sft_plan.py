@@ -29,7 +29,8 @@ def test_the_parts_of_the_t4_recipe_by_hand() -> None:
     """Qwen3-8B: 36 blocks of 4096 x (4096 + 1024 + 1024 + 4096 + 3 x 12288) = 192,937,984 numbers in nf4; two matrices
     of 151,936 words in 2 bytes; LoRA of rank 16 on 36 x (2 x 8192 + 2 x 5120) = 958,464 widths."""
     plan = plan_memory(load_config(T4), QWEN, Device.T4)
-    linear, words, adapter, heads = plan.always.values()
+    rules, linear, words, adapter, heads = plan.always.values()
+    assert rules == longest_step(load_config(T4)).rules * 2 * 8 * 128 * 36 * 2  # keys and values of 8 heads of 128
     assert linear == pytest.approx(36 * 192_937_984 * 0.51587, rel=1e-4)
     assert words == pytest.approx(2 * 151_936 * 4096 * 2, rel=1e-3)
     assert adapter == 16 * 16 * 958_464
