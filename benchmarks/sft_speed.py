@@ -115,7 +115,7 @@ def compete(overrides: Sequence[str], rounds: int, steps: int) -> dict[str, list
         prepared = prepare(load_config("quickstart", [f"output_dir={folder}", *overrides]))
         lm_only = prepare(load_config("quickstart", [f"output_dir={folder}", *overrides, *LM_ONLY]))
         ours = Given(prepared, pick_device())
-        contestants = {
+        contestants: dict[str, Plain | Given] = {
             TRAINER: Plain(prepared, ours.model.compute, folder),
             "LM only": Given(lm_only, pick_device()),
             "all": ours,
