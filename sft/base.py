@@ -6,6 +6,7 @@ A base whose output layer is more than a matrix product is refused: the losses o
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def be_quiet() -> None:
 
 
 def pick_device() -> torch.device:
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    """The GPU of this process, which torchrun numbers; else the processor."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
 
 
 def compute_dtype(choice: Precision, device: torch.device, has_bfloat16: bool | None = None) -> torch.dtype:

@@ -15,6 +15,10 @@ app.command("safety-check")(safety_check)
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, for example data.folder=data optimizer.lr=1e-4")
 ]
+Processes = Annotated[
+    int,
+    typer.Option("--processes", help="Processes that share each step's batches, one for each GPU of the machine."),
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Print configuration and plan; load no weights.")]
 
 
@@ -22,14 +26,19 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Print configuration and
 def train(
     preset: Annotated[str, typer.Argument(help="A preset of configs/sft/ (quickstart, t4) or a YAML file.")],
     overrides: Overrides = None,
+    processes: Processes = 1,
     dry_run: DryRun = False,
 ) -> None:
     """Fine-tune a model: language modelling, emotion and strategy heads, safety KL.
 
     A run that was interrupted goes on from its last checkpoint when it is started again with the same name and
-    configuration.
+    configuration, with as many processes as you like. On several machines, start it with torchrun.
 
     rapport sft train t4 data.folder=data --dry-run
+
+    rapport sft train t4 data.folder=data --processes 4
+
+    torchrun --nnodes 2 --nproc-per-node 4 ... -m rapport sft train t4 data.folder=data
     """
     from rl.typed_yaml import to_yaml
     from sft.config_loading import load_config
@@ -40,20 +49,41 @@ def train(
     from sft.preparing import prepare  # brings in torch: a mistyped key is told before that
 
     prepared = prepare(config)
-    typer.echo(prepared.describe())
+    if dry_run or processes == 1:
+        _say(prepared.describe())
     if dry_run:
         return
+    _launch_several(processes, ["sft", "train", preset, *(overrides or [])])
+    from sft.ranks import joined
     from sft.training import train as run
 
-    result = run(prepared)
-    typer.echo(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
-    typer.echo(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
+    with joined():
+        result = run(prepared)
+    _say(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
+    _say(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
+
+
+def _say(text: str) -> None:
+    from sft.launch import speaks
+
+    if speaks():
+        typer.echo(text)
+
+
+def _launch_several(processes: int, arguments: list[str]) -> None:
+    """Run the command in several processes and exit; goes on where one is enough, or where this is one of them."""
+    from sft.launch import check_processes, launch, launched
+
+    if processes == 1 or launched():
+        return
+    check_processes(processes)
+    raise typer.Exit(launch(processes, arguments))
 
 
 @app.command()
-def quickstart(overrides: Overrides = None, dry_run: DryRun = False) -> None:
+def quickstart(overrides: Overrides = None, processes: Processes = 1, dry_run: DryRun = False) -> None:
     """Fine-tune SmolLM2-135M with all heads on the shipped examples: minutes on 2 cores."""
-    train("quickstart", overrides, dry_run)
+    train("quickstart", overrides, processes, dry_run)
 
 
 @app.command()
@@ -63,6 +93,7 @@ def dpo(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key=value, for example name=warm loss.beta=0.2 loss.safety_margin=1")
     ] = None,
+    processes: Processes = 1,
     dry_run: DryRun = False,
 ) -> None:
     """Second stage: learn from pairs which of two replies is preferred (DPO), against a frozen reference.
@@ -79,14 +110,18 @@ def dpo(
     prepared = prepare_dpo(start, pairs, overrides or [])
     if dry_run:
         typer.echo(to_yaml(prepared.config))
-    typer.echo(prepared.describe())
+    if dry_run or processes == 1:
+        _say(prepared.describe())
     if dry_run:
         return
+    _launch_several(processes, ["sft", "dpo", start, "--pairs", pairs, *(overrides or [])])
     from sft.dpo.training import train_dpo
+    from sft.ranks import joined
 
-    result = train_dpo(prepared)
-    typer.echo(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
-    typer.echo(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
+    with joined():
+        result = train_dpo(prepared)
+    _say(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
+    _say(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
 
 
 @app.command()

@@ -15,6 +15,7 @@ from sft.config import DevConfig
 from sft.examples import Loss
 from sft.losses import joint_loss
 from sft.model import SftModel
+from sft.ranks import Ranks
 from sft.teacher import Teacher
 from sft.terms import TermOptions, batch_terms
 from sft.tokens import TokenSequence
@@ -49,8 +50,12 @@ def dev_loss(
     options: TermOptions,
     batch_size: int,
     pad_id: int,
+    ranks: Ranks | None = None,
 ) -> DevResult:
     """The joint loss of all rows as one step, without dropout or gradients. The model stays in the mode it was in.
+
+    Args:
+        ranks: the processes that share the work; each gets the whole result.
 
     Raises:
         ValueError: the rows feed no loss that is on.
@@ -59,13 +64,14 @@ def dev_loss(
     chunks = [ordered[start : start + batch_size] for start in range(0, len(ordered), batch_size)]
     batches = [(chunk, collate(chunk, pad_id)) for chunk in chunks]
     items: Counter[Loss] = sum((Counter(batch.counts()) for _, batch in batches), Counter())
+    ranks = ranks or Ranks()
     parts: defaultdict[Loss, float] = defaultdict(float)
     right: Counter[Loss] = Counter()
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
-            for chunk, batch in batches:
+            for _, (chunk, batch) in ranks.share(batches):
                 moved = batch.to(model.device)
                 states = model.states(moved.ids, moved.attention)
                 terms = batch_terms(model, states, teacher, chunk, moved, options)
@@ -74,9 +80,13 @@ def dev_loss(
                 right.update(_right(model, states, moved))
     finally:
         model.train(was_training)
-    if not parts:
+    fed = [loss for loss in Loss if items[loss] and options.losses.of(loss)]
+    if not fed:
         raise ValueError("the dev examples feed no loss that is on")
-    accuracy = {loss: right[loss] / items[loss] for loss in (Loss.EMOTION, Loss.STRATEGY) if loss in parts}
+    summed = ranks.sum([*(parts[loss] for loss in fed), *(right[loss] for loss in fed)], model.device)
+    parts = defaultdict(float, zip(fed, summed[: len(fed)], strict=True))
+    hits = dict(zip(fed, summed[len(fed) :], strict=True))
+    accuracy = {loss: hits[loss] / items[loss] for loss in (Loss.EMOTION, Loss.STRATEGY) if loss in parts}
     total = sum(options.losses.of(loss) * value for loss, value in parts.items())
     return DevResult(total, dict(parts), accuracy, dict(items))
 

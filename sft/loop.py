@@ -22,9 +22,10 @@ from sft.checkpoint import RunFolder
 from sft.config import DevConfig, OptimizerConfig, SftConfig
 from sft.dev import Stopper
 from sft.model import SftModel
+from sft.ranks import Ranks
 from sft.saved import load_weights, save_model
 from sft.schedule import lr_share
-from sft.tracking import RunLog
+from sft.tracking import Log, RunLog, Silence
 
 OPTIMIZER = "optimizer.pt"
 Metrics = dict[str, float]
@@ -60,6 +61,7 @@ class Stepper(ABC):
         groups: which batch comes next; set by the stage.
         description: written with every saved model; says how to build it again.
         step: updates done.
+        ranks: the processes that share the batches of a step.
     """
 
     groups: LengthGroups
@@ -72,6 +74,7 @@ class Stepper(ABC):
         self.scaler = torch.amp.GradScaler(model.device.type, enabled=model.compute is torch.float16)
         self.stopper = Stopper(plan.dev)
         self.step = 0
+        self.ranks = Ranks.here()
 
     @abstractmethod
     def update(self) -> Metrics:
@@ -105,8 +108,12 @@ class Stepper(ABC):
         self.step = state["step"]
 
     def _apply(self) -> Metrics:
-        """Clip and update. With loss scaling, a step whose gradients overflow is skipped, and says so; without, it ends
-        the run before the weights are touched."""
+        """Sum the gradients of all processes, clip and update.
+
+        With loss scaling, a step whose gradients overflow is skipped, and says so; without, it ends the run before the
+        weights are touched.
+        """
+        self.ranks.sum_gradients(self.model.trained().values())
         config = self.plan.optimizer
         share = lr_share(self.step, self.plan.steps, config.warmup, config.decay)
         for group in self.optimizer.param_groups:
@@ -135,20 +142,25 @@ def run_to_end(
     """Run to the last step or until early stopping, from the newest checkpoint where there is one.
 
     Args:
-        folder: prepared.
+        folder: is prepared here.
         after_step: called with the number of steps done, before evaluation and checkpoint.
 
     Returns:
         The last evaluation; None where nothing was left to do.
 
     Raises:
+        ConfigError: the run folder holds another run.
         CheckpointError: a checkpoint could not be written.
         TrainingError: the loss or its gradient is not finite.
     """
-    plan, checkpoint = stepper.plan, folder.latest()
+    plan, ranks = stepper.plan, stepper.ranks
+    if ranks.first:
+        folder.prepare()
+    ranks.wait()
+    checkpoint = folder.latest()
     if checkpoint is not None:
         stepper.load(checkpoint)
-    log = RunLog(folder.path, tensorboard, stepper.step)
+    log: Log = RunLog(folder.path, tensorboard, stepper.step) if ranks.first else Silence()
     if checkpoint is not None:
         log.say(f"going on from {checkpoint}")
     dev: Evaluation | None = None
@@ -161,7 +173,9 @@ def run_to_end(
         if last or (plan.dev.every and stepper.step % plan.dev.every == 0):
             dev = _evaluate(stepper, folder, log)
         if last or stepper.stopper.stop or stepper.step % plan.save_every == 0:
-            folder.save(stepper.state(), stepper.save)
+            if ranks.first:
+                folder.save(stepper.state(), stepper.save)
+            ranks.wait()
     log.close()
     return dev
 
@@ -177,15 +191,15 @@ def make_optimizer(model: SftModel, config: OptimizerConfig) -> torch.optim.Adam
     return torch.optim.AdamW(groups, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
 
 
-def step_seed(seed: int, step: int) -> int:
-    """A seed of its own for every step: dropout after a resume is what it would have been."""
-    return (seed * 1_000_003 + step) % 2**63
+def batch_seed(seed: int, step: int, number: int) -> int:
+    """A seed of its own for every batch of a step: dropout after a resume, or elsewhere, is what it would have been."""
+    return ((seed * 1_000_003 + step) * 1_009 + number) % 2**63
 
 
-def _evaluate(stepper: Stepper, folder: RunFolder, log: RunLog) -> Evaluation:
+def _evaluate(stepper: Stepper, folder: RunFolder, log: Log) -> Evaluation:
     result = stepper.evaluate()
     best = stepper.stopper.enter(result.loss, stepper.step)
-    if best:
+    if best and stepper.ranks.first:
         folder.save_best(stepper.save_model)
     log.metrics(stepper.step, result.as_metrics())
     log.say(f"dev loss {result.loss:.4f}" + (" (best so far)" if best else ""))

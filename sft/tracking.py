@@ -11,9 +11,32 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rl.files import write_atomically
+
+
+class Log(Protocol):
+    """Where a run's numbers and lines go."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None: ...
+
+    def say(self, text: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Silence:
+    """The log of a process that is not the first: nothing."""
+
+    def metrics(self, step: int, values: Mapping[str, float]) -> None:
+        pass
+
+    def say(self, text: str) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
 
 
 class RunLog:

@@ -1,4 +1,4 @@
-"""The loop of multi-task fine-tuning: one process, one device.
+"""The loop of multi-task fine-tuning, in one process or in several that share the batches of a step (`sft.ranks`).
 
     for each step      1. draw `accumulation` batches of similar length from the mixture; pack them if asked to
                        2. count the items of each loss in all of them
@@ -6,11 +6,9 @@
                        4. clip, update, log
     now and then       dev loss, best model, early stopping; then a checkpoint (`sft.loop`)
 
-Left out on purpose: several GPUs.
-
 Invariants
     The gradient of a step is that of its sequences in one batch, however they are cut into batches.
-    Step k depends on the weights, the optimizer, the sampler and k alone: random numbers are seeded by k.
+    Step k depends on the weights, the optimizer, the sampler and k alone: random numbers are seeded by k and the batch.
 """
 
 from __future__ import annotations
@@ -26,9 +24,10 @@ import torch
 
 from sft.base import pick_device
 from sft.batching import Batch, LengthGroups, collate, collate_packed
+from sft.checkpoint import RunFolder
 from sft.dev import DevResult, dev_loss
 from sft.examples import Loss
-from sft.loop import Evaluation, Metrics, Plan, Stepper, TrainingError, run_to_end, step_seed
+from sft.loop import Evaluation, Metrics, Plan, Stepper, TrainingError, batch_seed, run_to_end
 from sft.losses import joint_loss
 from sft.mixing import MixtureSampler
 from sft.model import build_model
@@ -79,14 +78,17 @@ class Trainer(Stepper):
             TrainingError: the loss or its gradient is not finite; the weights are those from before.
         """
         started = time.perf_counter()
-        torch.manual_seed(step_seed(self.config.seed, self.step))
         self.model.train()
         batches = self._next_batches()
         items: Counter[Loss] = sum((Counter(batch.counts()) for _, batch in batches), Counter())
         parts: defaultdict[Loss, float] = defaultdict(float)
-        for rows, batch in batches:
+        for number, (rows, batch) in self.ranks.share(batches):
+            torch.manual_seed(batch_seed(self.config.seed, self.step, number))
             for loss, value in self._backward(rows, batch, items).items():
                 parts[loss] += value
+        wanted = [loss for loss in Loss if items[loss] and self.config.losses.of(loss)]
+        summed = self.ranks.sum([parts[loss] for loss in wanted], self.model.device)
+        parts = defaultdict(float, zip(wanted, summed, strict=True))
         total = sum(self.config.losses.of(loss) * value for loss, value in parts.items())
         if not math.isfinite(total):
             raise TrainingError(f"step {self.step + 1}: the loss is {total}; lower optimizer.lr, or start anew")
@@ -98,7 +100,7 @@ class Trainer(Stepper):
 
     def evaluate(self) -> DevResult:
         batch, prepared = self.config.optimizer.batch, self.prepared
-        return dev_loss(self.model, self.teacher, prepared.dev, self.options, batch, prepared.pad_id)
+        return dev_loss(self.model, self.teacher, prepared.dev, self.options, batch, prepared.pad_id, self.ranks)
 
     def _next_batches(self) -> list[tuple[list[TokenSequence], Batch]]:
         """The sequences of a step, as they were drawn or packed."""
@@ -137,12 +139,17 @@ def train(prepared: Prepared, after_step: Callable[[int], None] = lambda step: N
         TrainingError: the loss is not finite.
     """
     config, folder = prepared.config, prepared.folder
-    folder.prepare()
     trainer = Trainer(prepared, pick_device())
     dev = run_to_end(trainer, folder, config.tensorboard, after_step)
-    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
-    write_model_card(prepared, trainer.stopper.best, trainer.stopper.best_step, trainer.step)
+    if trainer.ranks.first:
+        _describe(trainer, folder)
     return TrainResult(folder.path, trainer.step, trainer.stopper.best, trainer.stopper.best_step, dev)
+
+
+def _describe(trainer: Trainer, folder: RunFolder) -> None:
+    """What is left for people: curves and a card."""
+    draw_curves(folder.path / "metrics.jsonl", folder.path / "curves.png")
+    write_model_card(trainer.prepared, trainer.stopper.best, trainer.stopper.best_step, trainer.step)
 
 
 def _options(prepared: Prepared, device: torch.device) -> TermOptions:

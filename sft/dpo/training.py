@@ -1,4 +1,4 @@
-"""The preference stage: DPO on pairs of replies, in one process, on one device.
+"""The preference stage: DPO on pairs of replies, in one process or in several that share a step's batches.
 
     for each step      1. draw `accumulation` batches of pairs of similar length
                        2. for each: log-probabilities of both replies by the reference, then by the policy
@@ -35,6 +35,7 @@ from sft.dpo.start import Policy
 from sft.examples import Source
 from sft.loop import Metrics, Plan, Stepper, TrainingError, run_to_end
 from sft.mixing import MixtureSampler
+from sft.ranks import Ranks
 from sft.tracking import Panel, draw_panels, two_sides
 
 
@@ -63,31 +64,35 @@ class DpoResult:
     dev: DpoEvaluation | None
 
 
+MEASURES = (
+    "loss", "margin", "accuracy", "chosen_reward", "rejected_reward", "chosen_logprob", "rejected_logprob",
+)  # fmt: skip
+
+
 class Tally:
     """Sums over pairs, batch by batch."""
 
     def __init__(self) -> None:
-        self._sums: dict[str, float] = {}
-        self._pairs = 0
+        self._sums = dict.fromkeys(MEASURES, 0.0)
+        self._pairs = 0.0
         self._unsafe = [0.0, 0.0]  # pairs whose rejected reply is unsafe: how many, and how many are right
 
     def enter(self, policy: PairLogprobs, scores: PairScores, violation: torch.Tensor) -> None:
         """`violation`: (B,) bool."""
         right = (scores.margin > 0).float()
-        measures = {
-            "loss": scores.loss.detach(),
-            "margin": scores.margin,
-            "accuracy": right,
-            "chosen_reward": scores.chosen,
-            "rejected_reward": scores.rejected,
-            "chosen_logprob": policy.chosen.detach(),
-            "rejected_logprob": policy.rejected.detach(),
-        }
-        for name, values in measures.items():
-            self._sums[name] = self._sums.get(name, 0.0) + float(values.double().sum())
+        logprobs = policy.chosen.detach(), policy.rejected.detach()
+        measured = (scores.loss.detach(), scores.margin, right, scores.chosen, scores.rejected, *logprobs)
+        for name, values in zip(MEASURES, measured, strict=True):
+            self._sums[name] += float(values.double().sum())
         self._pairs += len(violation)
         self._unsafe[0] += float(violation.sum())
         self._unsafe[1] += float(right[violation].sum())
+
+    def sum_over(self, ranks: Ranks, device: torch.device) -> None:
+        """Add what the other processes entered."""
+        summed = ranks.sum([*self._sums.values(), self._pairs, *self._unsafe], device)
+        self._sums = dict(zip(self._sums, summed, strict=False))
+        self._pairs, *self._unsafe = summed[len(self._sums) :]
 
     def means(self) -> Metrics:
         """The mean over pairs of each measure.
@@ -124,13 +129,14 @@ class DpoTrainer(Stepper):
         """Raises TrainingError where the loss is not finite."""
         started = time.perf_counter()
         self.model.train()
-        tally, tokens = Tally(), 0
+        tally = Tally()
         total = self.config.optimizer.batch * self.config.optimizer.accumulation
-        for _ in range(self.config.optimizer.accumulation):
-            pairs = [self.prepared.train.pairs[draw.place] for draw in self.groups.next_batch()]
+        drawn = [self.groups.next_batch() for _ in range(self.config.optimizer.accumulation)]
+        batches = [[self.prepared.train.pairs[draw.place] for draw in draws] for draws in drawn]
+        for _, pairs in self.ranks.share(batches):
             self._backward(pairs, total, tally)
-            tokens += sum(pair.tokens for pair in pairs)
-        means = tally.means()
+        tally.sum_over(self.ranks, self.model.device)
+        means, tokens = tally.means(), sum(pair.tokens for pairs in batches for pair in pairs)
         if not math.isfinite(means["loss"]):
             raise TrainingError(f"step {self.step + 1}: the loss is {means['loss']}; lower optimizer.lr or loss.beta")
         values = {f"train/{name}": value for name, value in means.items()} | self._apply()
@@ -142,7 +148,7 @@ class DpoTrainer(Stepper):
         self.model.eval()
         try:
             with torch.no_grad():
-                for number, pairs in enumerate(self._dev):
+                for number, (_, pairs) in enumerate(self.ranks.share(self._dev)):
                     batch, violation = self._batch(pairs)
                     if number == len(self._dev_reference):
                         self._dev_reference.append(self._of_reference(batch))
@@ -151,6 +157,7 @@ class DpoTrainer(Stepper):
                     tally.enter(policy, preference_scores(policy, reference, violation, self.config.loss), violation)
         finally:
             self.model.train(was_training)
+        tally.sum_over(self.ranks, self.model.device)
         return DpoEvaluation(tally.means())
 
     def state(self) -> dict[str, Any]:
@@ -201,12 +208,12 @@ def train_dpo(prepared: PreparedDpo, after_step: Callable[[int], None] = lambda 
         TrainingError: the loss is not finite.
     """
     folder = prepared.folder
-    folder.prepare()
     trainer = DpoTrainer(prepared, pick_device())
     dev = run_to_end(trainer, folder, prepared.config.tensorboard, after_step)
-    draw_panels(folder.path / "metrics.jsonl", folder.path / "curves.png", _panels())
     stopper = trainer.stopper
-    write_dpo_card(prepared, stopper.best, stopper.best_step, trainer.step)
+    if trainer.ranks.first:
+        draw_panels(folder.path / "metrics.jsonl", folder.path / "curves.png", _panels())
+        write_dpo_card(prepared, stopper.best, stopper.best_step, trainer.step)
     last = dev if isinstance(dev, DpoEvaluation) else None
     return DpoResult(folder.path, trainer.step, stopper.best, stopper.best_step, last)
 
