@@ -66,6 +66,7 @@ _INTENT = (
     r"consider\w*|plan|planning|tempted|urges?|should|could|might|would|if i|i'?ll|i will|ready to|imagin\w+|"
     r"pictur\w+|visions? of|ways?)\b[^.!?]{0,40}?\b"
 )
+_MEANS = r"(?:pills|tablets|painkillers|sleeping pills|noose|razor(?: blades?)?|blades?|gun|pistol|shotgun)"
 _HURTS = r"(?:hitting|beating|choking|strangling|punching|slapping|kicking|threatening|abusing|hurting|raping)"
 _HURT_PAST = r"(?:hit|beat|choked|strangled|punched|slapped|kicked|threatened|raped|assaulted|pushed|attacked)"
 _CLOSE_ONE = (
@@ -124,6 +125,8 @@ RULES: tuple[Rule, ...] = (
             r"(?:want|wish|ready for|need|like) (?:for )?(?:it all|everything|my life|life) (?:to|would) "
             r"(?:just )?(?:end|be over)",
             r"(?:give|giving|given|gave) up on (?:life|living|my life)",
+            r"(?:want|wish|need) (?:it all|everything|all of (?:it|this)) to (?:just )?(?:stop|go away|be over)"
+            r"(?! (?:being|doing|talking|raining))",
         ),
         Whose.NEAREST,
     ),
@@ -162,8 +165,11 @@ RULES: tuple[Rule, ...] = (
             rf"(?:to|in|of|for) (?:me )?(?:be |being |stay |staying |keep |go on |going on )?(?:{_TO_LIVE}|alive|"
             rf"existing)",
             r"(?:no|see the|what'?s the|what is the|whats the|\w+n'?t (?:see|have) (?:a|any|the)) (?:\w+ )?"
-            r"(?:point|reason) (?:in|to|of) (?:go|going|carry|carrying|keep) on|no (?:point|meaning) (?:in|"
+            r"(?:point|reason) (?:(?:in|to|of) )?(?:go|going|carry|carrying|keep) on|no (?:point|meaning) (?:in|"
             r"to) (?:my )?life",
+            rf"(?:do not|don'?t|can'?t|cannot|no longer|stopped) see(?:ing)? (?:the|a|any) point(?: {_ANYMORE}"
+            r"(?! (?:of|in|to))| (?:in|of|to) (?:anything|any of (?:it|this)|it all|all (?:of )?(?:it|this)|"
+            r"everything)(?: any ?more)?)",
             r"(?:nothing|no one|nobody|not (?:much|a thing)|\w+n'?t (?:have )?(?:anything|much|anyone)) (?:left |"
             r"more |else )?"
             r"to live for",
@@ -184,6 +190,10 @@ RULES: tuple[Rule, ...] = (
         "burden",
         CrisisKind.SUICIDE,
         _any(
+            r"(?:easier|better|best|happier|simpler|relie(?:f|ved)|kinder)\b[^.!?]{0,40}\b(?:if|when|once) i "
+            r"(?:just |simply )?(?:(?:wasn'?t|weren'?t|was not|were not|am not|'m not) (?:here|around|there|alive|in "
+            r"(?:it|the picture|their lives))|(?:was|were|am|'m) (?:gone(?! (?:home|to|for a|from))|dead|out of "
+            r"(?:the way|their (?:lives|way)))|disappear\w*|did(?:n'?t| not) exist)",
             r"better(?: off)?(?: place)? (?:without me|if i (?:just )?(?:was|were|wasn'?t|weren'?t|died|disappear\w*|"
             r"vanish\w*|didn'?t exist|never existed|am not|am gone)|when i'?m (?:gone|dead)|with me (?:gone|dead))",
             r"(?:no ?one|nobody|anyone|anybody|they|who|people) (?:would|will|'d|'ll|wouldn'?t)(?: \w+)? "
@@ -232,6 +242,14 @@ RULES: tuple[Rule, ...] = (
             r"a )?(?:cowork|class))",
             r"giv(?:e|en|ing) away (?:all )?(?:of )?my (?:things|stuff|belongings|possessions)",
             r"(?:have|got|made|making) a plan and (?:\w+ ){0,3}means",
+            rf"{_MEANS}\b[^.!?]{{0,15}}\b(?:next to|beside|in front of|with) me(?: (?:right )?now)?",
+            rf"(?:got|have|laid|lined|counted|getting)\b[^.!?]{{0,12}}\b{_MEANS}\b[^.!?]{{0,12}}\b(?:lined up|"
+            r"out (?:on|in front)|laid out|on the (?:table|bed|floor|counter)|in my (?:hands?|lap))",
+            rf"(?:rope|{_MEANS})\b[^.!?]{{0,40}}\b(?:keep|kept|can'?t stop|been) (?:looking|staring|thinking) "
+            r"(?:at|about) (?:it|them|that)",
+            r"(?:written|wrote|writing) (?:the|my|all the|all my) (?:last )?(?:notes|goodbyes)",
+            r"goodbye (?:everyone|everybody|world)|this is (?:my )?goodbye|(?:said|saying|say) (?:my )?"
+            r"(?:last )?goodbyes to everyone",
             r"(?:planned|planning|decided|know) (?:out )?how (?:i'?m going to|i'?ll|i will|i would|i'?d|to) (?:die|"
             r"do it|end it)",
         ),
@@ -249,6 +267,9 @@ RULES: tuple[Rule, ...] = (
             r"cancer) (?:would|will) "
             r"(?:just )?(?:take me|hit me|kill me)",
             r"wish i (?:would|could) (?:just )?get hit by a (?:car|bus|truck|train)",
+            r"(?:would(?:n'?t| not)|do(?:n'?t| not)) (?:even |really )?(?:mind|care) if (?:a|the) (?:car|bus|truck|"
+            r"lorry|train) (?:hit|ran over|killed) me|(?:would(?:n'?t| not)|do(?:n'?t| not)) (?:even |really )?(?:mind|"
+            r"care) if i (?:just )?(?:died|was dead|were dead|didn'?t wake up|never woke up|disappeared)",
         ),
     ),
     Rule(

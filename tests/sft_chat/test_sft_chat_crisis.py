@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dialogue.conversation import Role, Turn
+from dialogue.loaders import load_conversations
 from sft.chat.crisis import Reason, detect
 from sft.chat.crisis_rules import CrisisKind
 from sft.chat.normalise import normalise
@@ -35,6 +36,29 @@ SENTENCES = {
         ("He threatened to kill me.", DANGER),
         ("My dad is not breathing!", DANGER),
         ("I have thoughts of hurting my baby", DANGER),
+    ],
+    "no word of dying": [
+        ("It would be easier for everyone if I wasn't here", SUICIDE),
+        ("They'd all be happier if I was gone.", SUICIDE),
+        ("I don't see the point anymore", SUICIDE),
+        ("There's no point going on.", SUICIDE),
+        ("I just want it all to stop", SUICIDE),
+        ("I've got the pills out on the bed", SUICIDE),
+        ("I can't do this, I have the tablets next to me", SUICIDE),
+        ("There's a rope in the garage and I keep looking at it", SUICIDE),
+        ("I've written the notes.", SUICIDE),
+        ("I'm done. Goodbye everyone", SUICIDE),
+        ("I wouldn't mind if a bus hit me", SUICIDE),
+    ],
+    "and words like these on other days": [
+        ("It would be easier if I was gone for a week while they paint", NONE),
+        ("My mom would be happier if I wasn't always late", NONE),
+        ("I don't see the point of this meeting", NONE),
+        ("I don't see the point in arguing with him any more", NONE),
+        ("I want it all to stop raining on my one free day", NONE),
+        ("I put my pills on the table so that I don't forget them", NONE),
+        ("Goodbye, everyone was lovely", NONE),
+        ("The rope next to me in the climbing hall was new", NONE),
     ],
     "spelling": [
         ("i wanna die", SUICIDE),
@@ -157,3 +181,10 @@ def test_random_casing_changes_nothing(row: tuple[str, CrisisKind], random) -> N
 @given(st.text(alphabet=st.characters(codec="ascii", categories=("L", "Zs")), max_size=60))
 def test_a_crisis_in_a_sentence_of_its_own_is_found_after_any_other(text: str) -> None:
     assert detect(f"{text}. I am going to kill myself.").kind is SUICIDE
+
+
+def test_every_crisis_of_the_starter_conversations_is_found() -> None:
+    crises = [conversation for conversation in load_conversations("starter") if conversation.id.startswith("crisis-")]
+    assert len(crises) >= 3
+    for conversation in crises:
+        assert detect(conversation.turns[0].text).kind is not NONE, conversation.id
