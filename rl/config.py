@@ -97,6 +97,7 @@ class DataConfig:
     system_prompt: PromptMode = PromptMode.simple
     overlong: OverlongPrompt = OverlongPrompt.refuse
     first_turns: bool = True  # False: RL asks only for turns that have an earlier supporter turn to differ from
+    crisis_turns: bool = False  # True: RL also learns from replies to a seeker in crisis; no reward here knows safety
     holdout_fraction: float = 0.2
     split_seed: int = 0
 

@@ -21,7 +21,7 @@ from dialogue.tactics import TACTICS
 from rl.checkpoint import RunFolder
 from rl.config import ConfigError, PromptMode, RunConfig, ServersConfig
 from rl.models import resolve_model
-from rl.prompts import PromptSet, TurnKey, asked, build_prompts, reply_examples, supporter_texts
+from rl.prompts import PromptSet, TurnKey, asked, build_prompts, reply_examples, supporter_texts, trained_on
 from rl.tracking import RunLog, validate_trackers
 from rl.types import Prompt, TurnTactics
 
@@ -48,6 +48,7 @@ class Prepared:
     train_turns: int
     held_turns: int
     overlong: int
+    crisis: int  # turns left out of training because the seeker is in crisis
 
     def describe(self) -> str:
         """The plan, for `--dry-run` and the log."""
@@ -56,12 +57,13 @@ class Prepared:
         steps = config.steps or config.epochs * (turns // config.prompts_per_step)
         held_turns = min(config.evaluation.max_prompts, self.held_turns)
         overlong = f"; {self.overlong} over-long turns left out" if self.overlong else ""
+        crisis = f" ({self.crisis} in a crisis left out)" if self.crisis else ""
         method = f"LoRA rank {config.model.lora.rank}" if config.model.lora.rank else "full fine-tuning"
         servers = config.servers.url or f"started here, {config.servers.replicas} replica(s) each"
         return "\n".join(
             (
                 f"model           {self.model_path} ({method}, {config.model.dtype.value})",
-                f"data            {len(self.train)} conversations, {turns} supporter turns to train on;"
+                f"data            {len(self.train)} conversations, {turns} supporter turns to train on{crisis};"
                 f" {len(self.held_out)} held out, {held_turns} turns evaluated{overlong}",
                 f"steps           {steps} of {config.prompts_per_step} prompts x {config.rollout.n} rollouts",
                 f"rollout         {config.rollout.workers} vLLM worker(s)",
@@ -91,14 +93,14 @@ def prepare(config: RunConfig) -> Prepared:
     if config.servers.url:
         _check_servers(config.servers)
     train_side, held_side, _ = (_longest_prompts(side, tokenizer, config) for side in (train, held_out, lessons))
-    turns, held_turns = (len(asked(side.prompts, config)) for side in (train_side, held_side))
+    turns, held_turns = len(trained_on(train_side.prompts, config)), len(asked(held_side.prompts, config))
+    crisis = len(asked(train_side.prompts, config)) - turns
     if config.prompts_per_step > turns:
         raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
     _check_loss(config)
     overlong = train_side.overlong + held_side.overlong
-    return Prepared(
-        config, model_path, tokenizer, tuple(train), tuple(held_out), tuple(lessons), turns, held_turns, overlong
-    )
+    sides = tuple(train), tuple(held_out), tuple(lessons)
+    return Prepared(config, model_path, tokenizer, *sides, turns, held_turns, overlong, crisis)
 
 
 def _conversations(path: str) -> Sequence[Conversation]:
@@ -189,7 +191,7 @@ def run(prepared: Prepared) -> None:
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
         log.say("started: " + "  ".join(f"{name} {seconds:.0f}s" for name, seconds in timings.items()))
-        Trainer(config, workers, asked(train, config), held_out, folder, log).run()
+        Trainer(config, workers, trained_on(train, config), held_out, folder, log).run()
         if held_out:
             for table in close_run(prepared, scorer, folder).tables():
                 log.show(table)

@@ -14,12 +14,14 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from dialogue.conversation import Conversation, Role
+from dialogue.crisis.detector import detect
+from dialogue.crisis.rules import CrisisKind
 from dialogue.prompts import chat_messages
 from rl.config import ConfigError, OverlongPrompt, RunConfig
 from rl.types import Prompt, TurnTactics
@@ -82,8 +84,13 @@ def build_prompts(
 
 
 def asked(prompts: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
-    """The prompts that RL and its evaluation ask; the warm start learns from all of them."""
+    """The prompts that RL's evaluation asks; the warm start learns from all of them."""
     return tuple(prompt for prompt in prompts if config.data.first_turns or prompt.past_tactics)
+
+
+def trained_on(prompts: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
+    """The prompts that RL learns from: those of `asked`, without a seeker in crisis unless `data.crisis_turns`."""
+    return tuple(prompt for prompt in asked(prompts, config) if config.data.crisis_turns or not prompt.crisis)
 
 
 def _build_prompt(
@@ -96,22 +103,18 @@ def _build_prompt(
     past = tuple(
         tactics[conversation.id, i] for i, turn in enumerate(conversation.history(index)) if turn.role is Role.SUPPORTER
     )
+    seeker = conversation.turns[index - 1]
     prompt = Prompt(
         id=f"{conversation.id}/{index}",
         conversation_id=conversation.id,
         history=tuple(turn.as_message() for turn in conversation.history(index)),
         token_ids=(),
         past_tactics=past,
+        crisis=detect(seeker.text, conversation.turns[: index - 1]).kind is not CrisisKind.NONE,
     )
     messages = chat_messages(conversation, index, config.data.system_prompt, prompt.previous_counts)
     token_ids = render(messages, tokenizer, enable_thinking=config.model.enable_thinking)
-    return Prompt(
-        prompt.id,
-        prompt.conversation_id,
-        prompt.history,
-        token_ids,
-        prompt.past_tactics,
-    )
+    return replace(prompt, token_ids=token_ids)
 
 
 def render(

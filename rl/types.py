@@ -34,6 +34,7 @@ class Prompt:
         history: user and assistant messages before the turn, without the system prompt: what the scorers see.
         token_ids: the rendered chat template, system prompt and generation prompt included, (P_T,).
         past_tactics: for every earlier supporter turn, oldest first, the tactics of its sentences: turns of S tuples.
+        crisis: the seeker's turn tells of self-harm, a wish to die or danger, or goes on from one that did.
     """
 
     id: str
@@ -41,6 +42,7 @@ class Prompt:
     history: tuple[Message, ...]
     token_ids: tuple[int, ...]
     past_tactics: tuple[TurnTactics, ...] = ()
+    crisis: bool = False
 
     @property
     def previous_counts(self) -> TacticCounts | None:

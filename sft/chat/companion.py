@@ -22,8 +22,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dialogue.conversation import Role, Turn
+from dialogue.crisis.detector import Verdict, detect
 from dialogue.prompts import PromptMode, system_prompt
-from sft.chat.crisis import Verdict, detect
 from sft.chat.directives import directives_in
 from sft.chat.hidden import (
     ASK_FOR_REFLECTION,

@@ -15,11 +15,11 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
+from dialogue.crisis.detector import Verdict, detect
+from dialogue.crisis.normalise import normalise
+from dialogue.crisis.rules import CrisisKind
 from dialogue.sentences import split_sentences
-from sft.chat.crisis import Verdict, detect
-from sft.chat.crisis_rules import CrisisKind
 from sft.chat.hidden import TAGS, drop_sentences, strip_hidden
-from sft.chat.normalise import normalise
 from sft.chat.resources import Line, Resources
 
 LISTENING = "I'm here, and I'm listening. Would you like to tell me a little more?"

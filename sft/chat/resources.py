@@ -19,7 +19,7 @@ from typing import Any
 
 import yaml
 
-from sft.chat.crisis_rules import CrisisKind
+from dialogue.crisis.rules import CrisisKind
 
 SHIPPED = Path(__file__).parent.parent / "data" / "crisis_resources.yaml"
 _TOP = ("default", "phrases", "locales")

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 
-from sft.chat.crisis import Verdict, detect
+from dialogue.crisis.detector import Verdict, detect
 from sft.chat.stimuli import EverydayTurn, Half, Stimulus, read_everyday, read_stimuli
 
 LABELS = Path(__file__).parent.parent / "data" / "crisis_labels.csv"

@@ -12,7 +12,7 @@ from transformers import AutoTokenizer
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.tactics import Tactic
 from rl.config import ConfigError, DataConfig, OverlongPrompt, RolloutConfig, RunConfig
-from rl.prompts import PromptError, PromptQueue, asked, build_prompts, rollout_seed, supporter_texts
+from rl.prompts import PromptError, PromptQueue, asked, build_prompts, rollout_seed, supporter_texts, trained_on
 from rl.types import Prompt
 
 
@@ -105,6 +105,25 @@ def test_first_turns_are_left_out_where_the_configuration_says_so(tiny_model):
     prompts = build_prompts([CONVERSATION], TAGS, AutoTokenizer.from_pretrained(tiny_model), RunConfig()).prompts
     assert asked(prompts, RunConfig()) == prompts
     assert asked(prompts, RunConfig(data=DataConfig(first_turns=False))) == prompts[1:]
+
+
+def test_no_reply_to_a_seeker_in_crisis_is_learnt_from_unless_the_configuration_says_so(tiny_model):
+    talk = Conversation(
+        "crisis",
+        (
+            Turn(Role.SEEKER, "It would be easier for everyone if I wasn't here."),
+            Turn(Role.SUPPORTER, "Are you thinking of killing yourself?"),
+            Turn(Role.SEEKER, "Yes."),
+            Turn(Role.SUPPORTER, "I am worried about you. Who is near you now?"),
+        ),
+    )
+    tags = {("crisis", 1): ((Tactic.QUESTIONING,),)}
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    prompts = build_prompts([CONVERSATION, talk], TAGS | tags, tokenizer, RunConfig()).prompts
+    assert [prompt.crisis for prompt in prompts] == [False, False, True, True]
+    assert asked(prompts, RunConfig()) == prompts  # evaluated all the same
+    assert trained_on(prompts, RunConfig()) == prompts[:2]
+    assert trained_on(prompts, RunConfig(data=DataConfig(crisis_turns=True))) == prompts
 
 
 def test_an_over_long_prompt_is_refused_by_name_or_left_out_and_counted(tiny_model):

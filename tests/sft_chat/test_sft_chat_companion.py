@@ -15,8 +15,8 @@ import pytest
 import torch
 
 from dialogue.conversation import Message
+from dialogue.crisis.rules import CrisisKind
 from sft.chat import ChatOptions, Companion, directives
-from sft.chat.crisis_rules import CrisisKind
 from sft.chat.directives import directive_penalty, directives_in
 from sft.chat.hidden import CLOSE, OPEN, ReflectionMode
 from sft.chat.loop import Printing, run_terminal

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sft.chat.crisis import Verdict, detect
-from sft.chat.crisis_rules import CrisisKind
+from dialogue.crisis.detector import Verdict, detect
+from dialogue.crisis.rules import CrisisKind
 from sft.chat.hidden import CLOSE, OPEN, TAGS, strip_hidden, without_echo
 from sft.chat.policy import LISTENING, contacts_in, show
 from sft.chat.resources import Match, ResourceError, load_resources

@@ -1,6 +1,6 @@
 """What takes the words of a crisis back: sayings, accidents, negations, stories, and losses that lie in the past.
 
-All patterns read normalised text (`sft.chat.normalise`).
+All patterns read normalised text (`dialogue.crisis.normalise`).
 """
 
 from __future__ import annotations

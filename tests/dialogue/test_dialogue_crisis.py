@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dialogue.conversation import Role, Turn
+from dialogue.crisis.detector import Reason, detect
+from dialogue.crisis.normalise import normalise
+from dialogue.crisis.rules import CrisisKind
 from dialogue.loaders import load_conversations
-from sft.chat.crisis import Reason, detect
-from sft.chat.crisis_rules import CrisisKind
-from sft.chat.normalise import normalise
 
 SUICIDE, SELF_HARM, DANGER, THIRD, NONE = (
     CrisisKind.SUICIDE,

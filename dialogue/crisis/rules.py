@@ -1,4 +1,4 @@
-"""The words of a crisis: patterns over normalised English text (`sft.chat.normalise`), and what takes them back.
+"""The words of a crisis: patterns over normalised English text (`dialogue.crisis.normalise`), and what takes them back.
 
 Who is meant decides as much as what is said:
 

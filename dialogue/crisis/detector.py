@@ -1,8 +1,8 @@
 """Does the seeker's latest turn tell of self-harm, a wish to die or acute danger? Rules over words, English only.
 
-    1. the text is normalised (`sft.chat.normalise`), and sayings are taken out ("die of embarrassment")
-    2. every rule (`sft.chat.crisis_rules`) is tried in every clause
-    3. a match is dismissed where it is negated, an accident, part of a story, or a loss (`sft.chat.crisis_context`)
+    1. the text is normalised (`dialogue.crisis.normalise`), and sayings are taken out ("die of embarrassment")
+    2. every rule (`dialogue.crisis.rules`) is tried in every clause
+    3. a match is dismissed where it is negated, an accident, part of a story, or a loss (`dialogue.crisis.context`)
     4. who is meant: the seeker, or somebody they speak of
     5. no match: does the turn go on from an earlier one, or say yes to the supporter's question?
 
@@ -19,9 +19,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dialogue.conversation import Role, Turn
-from sft.chat import crisis_context as context
-from sft.chat.crisis_rules import RULES, CrisisKind, Rule, Whose
-from sft.chat.normalise import normalise
+from dialogue.crisis import context
+from dialogue.crisis.normalise import normalise
+from dialogue.crisis.rules import RULES, CrisisKind, Rule, Whose
 
 _CLAUSE = re.compile(r"[.!?;\n]+|,? \bbut\b")
 _GRAVEST = (CrisisKind.SUICIDE, CrisisKind.DANGER, CrisisKind.SELF_HARM, CrisisKind.THIRD_PERSON)
