@@ -117,9 +117,9 @@ def test_no_reply_to_a_seeker_in_crisis_is_learnt_from_unless_the_configuration_
             Turn(Role.SUPPORTER, "I am worried about you. Who is near you now?"),
         ),
     )
-    tags = {("crisis", 1): ((Tactic.QUESTIONING,),)}
+    tags = {**TAGS, ("crisis", 1): ((Tactic.QUESTIONING,),)}
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
-    prompts = build_prompts([CONVERSATION, talk], TAGS | tags, tokenizer, RunConfig()).prompts
+    prompts = build_prompts([CONVERSATION, talk], tags, tokenizer, RunConfig()).prompts
     assert [prompt.crisis for prompt in prompts] == [False, False, True, True]
     assert asked(prompts, RunConfig()) == prompts  # evaluated all the same
     assert trained_on(prompts, RunConfig()) == prompts[:2]
