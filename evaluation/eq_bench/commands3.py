@@ -153,3 +153,7 @@ def _print(standings: Standings, run: _Run) -> None:
         highlight=False,
         markup=False,
     )
+    for name in (name for name, matches in standings.played_matches.items() if not matches):
+        console.print(
+            f"{name} has no match yet: its rating is the one that all begin with", highlight=False, markup=False
+        )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -168,6 +168,8 @@ def _start_servers(on_exit: ExitStack) -> Marker:
 def _show(comparison: Comparison, plan: Plan, turns: Sequence[GoldTurn]) -> None:
     """Print the table and what failed; write table and summaries."""
     from evaluation.files import write_json
+    from evaluation.json_files import read_json_value
+    from evaluation.lend_an_ear.layout import RUN_FILE
     from evaluation.lend_an_ear.summary import caution, write_summaries
     from evaluation.printing import print_systems, result_console
 
@@ -179,6 +181,16 @@ def _show(comparison: Comparison, plan: Plan, turns: Sequence[GoldTurn]) -> None
     print_systems(comparison.table, result_console(), rater.label)
     compared = comparison.table.rows[0].turns
     typer.echo(f"{caution(comparison)}\n{compared} of {len(turns)} turns have a reply of every system")
+    if plan.judge is not None:
+        typer.echo(_of_judge(read_json_value(out / plan.system / RUN_FILE)["judge"]))
     for name in comparison.unrated:
         typer.echo(f"{name}: not rated by {rater.name}, so not in this table")
     typer.echo(f"{page}: open it in a browser")
+
+
+def _of_judge(counts: dict[str, Any]) -> str:
+    """What of the judge's answers could be used; the others are in the system's run.json."""
+    return (
+        f"judge: {counts['read']} answers read, {counts['unreadable']} unreadable, {counts['failed']} failed; what was "
+        "not read is rated by nobody"
+    )
