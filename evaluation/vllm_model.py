@@ -96,7 +96,9 @@ class VllmModel:
         return await ask.answer
 
     async def close(self) -> None:
-        """End the engine and give its memory back: what runs after it needs the room. Not while a reply is awaited."""
+        """End the engine, whatever it does, and give its memory back: what runs after it needs the room."""
+        if self._worker is not None:
+            self._worker.cancel()  # a step that runs ends first, as it is in the same thread
         if self._engine is not None:
             await self._in_thread(self._stop)
 
