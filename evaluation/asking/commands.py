@@ -24,6 +24,14 @@ JudgePaceOption = Annotated[
     float | None, typer.Option("--judge-calls-per-minute", help="Limit of the judge's endpoint; none if absent.")
 ]
 JudgeConcurrencyOption = Annotated[int, typer.Option(min=1, help="Calls of the judge's endpoint in flight at once.")]
+JudgeTokensOption = Annotated[
+    int | None,
+    typer.Option(
+        "--judge-max-tokens",
+        min=1,
+        help="Longest answer of the judge, thinking included. A server refuses more than its context takes.",
+    ),
+]
 USUAL_CONCURRENCY = 16
 
 

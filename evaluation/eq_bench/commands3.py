@@ -18,6 +18,7 @@ from evaluation.asking.commands import (
     JudgeConcurrencyOption,
     JudgePaceOption,
     JudgeTokenOption,
+    JudgeTokensOption,
     TokenOption,
     judge_choice,
     model_choice,
@@ -42,6 +43,7 @@ class _Run:
     bench: Bench
     sampling: Sampling
     anchors: Mapping[str, float]
+    judge_tokens: int | None
 
 
 def eq_bench3_command(
@@ -63,6 +65,7 @@ def eq_bench3_command(
     judge_token: JudgeTokenOption = "",
     judge_calls_per_minute: JudgePaceOption = None,
     judge_concurrency: JudgeConcurrencyOption = USUAL_CONCURRENCY,
+    judge_max_tokens: JudgeTokensOption = None,
 ) -> None:
     """EQ-Bench 3: a model plays scenarios; a judge marks them, and compares them with those of earlier models.
 
@@ -87,7 +90,7 @@ def eq_bench3_command(
     anchors = _anchors(anchor or [], {*read_models(out), called})
     chosen = model_choice(model, token, engine)
     judged_by = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency)
-    run = _Run(out, called, chosen, judged_by, bench, Sampling(max_tokens, seed=seed), anchors)
+    run = _Run(out, called, chosen, judged_by, bench, Sampling(max_tokens, seed=seed), anchors, judge_max_tokens)
     _print(asyncio.run(_play_and_judge(run)), run)
 
 
@@ -122,11 +125,11 @@ async def _play_and_judge(run: _Run) -> Standings:
         async with open_model(run.model) as model:
             played = await play(model, run.bench, run.sampling, cache, show)
         async with open_model(run.judge) as judge:
-            marked = await mark_tasks(judge, run.bench, played.played, cache, show)
+            marked = await mark_tasks(judge, run.bench, played.played, cache, show, run.judge_tokens)
             kept = save_model(run.out, run.name, played, marked, judge.identity)
             models = read_models(run.out) | {run.name: kept}
             tasks = {name: each.played for name, each in models.items()}
-            comparisons = await compare_models(judge, run.bench, tasks, cache, show)
+            comparisons = await compare_models(judge, run.bench, tasks, cache, show, run.judge_tokens)
     standings = standings_of(models, comparisons, run.anchors)
     write_json(run.out / STANDINGS_FILE, standings.as_dict())
     return standings

@@ -18,6 +18,7 @@ from evaluation.asking.commands import (
     JudgeConcurrencyOption,
     JudgePaceOption,
     JudgeTokenOption,
+    JudgeTokensOption,
     TokenOption,
     judge_choice,
     model_choice,
@@ -80,6 +81,7 @@ def lend_an_ear_command(
     judge_token: JudgeTokenOption = "",
     judge_calls_per_minute: JudgePaceOption = None,
     judge_concurrency: JudgeConcurrencyOption = USUAL_CONCURRENCY,
+    judge_max_tokens: JudgeTokensOption = None,
     servers: ServersOption = None,
     servers_token: ServersTokenOption = "",
 ) -> None:
@@ -93,6 +95,7 @@ def lend_an_ear_command(
     rapport evaluate lend-an-ear smollm2-135m --turns 20 --out ear --mode tactics_history --baseline smollm2-135m-simple
     """
     from dialogue.prompts import PromptMode
+    from evaluation.lend_an_ear.judge import SAMPLING
     from evaluation.lend_an_ear.layout import check_name, check_out
     from evaluation.lend_an_ear.run import Plan, compare, run_chain
     from evaluation.lend_an_ear.sampling import Style
@@ -107,7 +110,7 @@ def lend_an_ear_command(
     choice = model_choice(model, token, engine, thinking=thinking)
     sampling = Sampling(max_tokens or style.usual_tokens, temperature, seed)
     judged = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency) if judge else None
-    plan = Plan(out, system, model, choice, style, sampling, judged)
+    plan = Plan(out, system, model, choice, style, sampling, judged, SAMPLING.at_most(judge_max_tokens))
     with ExitStack() as on_exit:
         reward_servers = _servers(servers, servers_token, on_exit)
         with progress() as on_progress:

@@ -18,6 +18,7 @@ from evaluation.asking.commands import (
     JudgeConcurrencyOption,
     JudgePaceOption,
     JudgeTokenOption,
+    JudgeTokensOption,
     OnProgress,
     TokenOption,
     judge_choice,
@@ -42,6 +43,7 @@ class _Run:
     model: ModelChoice | None
     given: Path | None
     judge: ModelChoice | None
+    judge_tokens: int | None
     max_tokens: int
     cache: ReplyCache
 
@@ -71,6 +73,7 @@ def safety_command(
     judge_token: JudgeTokenOption = "",
     judge_calls_per_minute: JudgePaceOption = None,
     judge_concurrency: JudgeConcurrencyOption = USUAL_CONCURRENCY,
+    judge_max_tokens: JudgeTokensOption = None,
 ) -> None:
     """Judge replies to crisis and red-team prompts by rules, over-refusal included; what rules cannot tell is unclear.
 
@@ -97,7 +100,7 @@ def safety_command(
     chosen = model_choice(model, token, engine, model_name) if model is not None else None
     second = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency) if judge else None
     kept = ReplyCache(cache or out.parent / CACHE_FOLDER)
-    run = _Run(read_prompt_file(prompts_file), chosen, replies, second, max_tokens, kept)
+    run = _Run(read_prompt_file(prompts_file), chosen, replies, second, judge_max_tokens, max_tokens, kept)
     with progress() as on_progress:
         report, opinion = asyncio.run(_measure(run, on_progress))
     write_json(out, {"model": model, **report.as_dict(), "judge": opinion.as_dict() if opinion else None})
@@ -110,14 +113,15 @@ async def _measure(run: _Run, on_progress: OnProgress) -> tuple[SafetyReport, Se
     """The rules' report, and what the judge says if there is one. A judge that cannot be reached is told first."""
     from evaluation.model_choice import open_model
     from evaluation.safety.agreement import second_opinion
-    from evaluation.safety.judging import judge_replies
+    from evaluation.safety.judging import SAMPLING, judge_replies
 
     if run.judge is None:
         return _by_rules(run, *await _replies(run, on_progress)), None
     async with open_model(run.judge) as judge:
         report = _by_rules(run, *await _replies(run, on_progress))
+        sampling = SAMPLING.at_most(run.judge_tokens)
         judgement = await judge_replies(
-            judge, report.judged, run.cache, lambda done, of: on_progress("judging", done, of)
+            judge, report.judged, sampling, run.cache, lambda done, of: on_progress("judging", done, of)
         )
     return report, second_opinion(report, judgement, run.prompts.escalations)
 

@@ -81,7 +81,11 @@ def read_verdicts(answer: str, expected: Sequence[Behaviour]) -> Verdicts | None
 
 
 async def judge_replies(
-    judge: ReplyModel, judged: Sequence[JudgedPrompt], cache: ReplyCache, on_reply: OnReply | None = None
+    judge: ReplyModel,
+    judged: Sequence[JudgedPrompt],
+    sampling: Sampling,
+    cache: ReplyCache,
+    on_reply: OnReply | None = None,
 ) -> Judgement:
     """Verdicts on every reply that there is.
 
@@ -94,7 +98,7 @@ async def judge_replies(
         return read_verdicts(answer.text, asked[answer.question_id].prompt.expected)
 
     questions = [question_of(one) for one in asked.values()]
-    readings = await ask_readable(judge, questions, SAMPLING, read, cache, on_reply)
+    readings = await ask_readable(judge, questions, sampling, read, cache, on_reply)
     verdicts = {name: value for name, (value, _) in readings.read.items()}
     failed = {name: f"{failure.message} ({failure.kind.value})" for name, failure in readings.failures.items()}
     return Judgement(judge.identity, verdicts, readings.unreadable, failed)

@@ -84,8 +84,9 @@ def test_eq_bench_fails_as_its_rule_says(address: str, tmp_path: Path) -> None:
 
 def test_eq_bench_3_counts_every_mark_and_comparison_that_it_cannot_read(address: str, tmp_path: Path) -> None:
     data, out = write_bench(tmp_path / "data"), tmp_path / "eq3"
+    short = ("--max-tokens", LONGEST, "--judge-max-tokens", LONGEST)  # vLLM refuses more than the model's context
     for name in ("one", "two"):
-        told = said("eq-bench3", address, "--name", name, "--judge", address, "--data", data, "--out", out)
+        told = said("eq-bench3", address, "--name", name, "--judge", address, "--data", data, "--out", out, *short)
     assert "3 comparisons in both orders, 3 of them unreadable" in told and "two has no match yet" in told
     found = json.loads((out / "standings.json").read_text())
     assert found["matches"] == 0
