@@ -232,7 +232,7 @@ def test_conversations_come_back_from_the_released_layout(tmp_path: Path, conver
         (lambda text: text.replace("pity", "p\xff"), "is not UTF-8"),
         (lambda text: json.dumps(json.loads(text)[1:]), "2 supporter turns in its longest history but 1 entries"),
         (lambda text: json.dumps([*json.loads(text), json.loads(text)[0]]), "is there already"),
-        (lambda text: text.replace("Who was coming?", "Who came?", 1), "message 1 differs from that of entry"),
+        (lambda text: text.replace("Who was coming?", "Who came?", 1), "message 1 differs from that of line 1, entry"),
     ],
 )
 def test_faults_in_a_released_folder_are_told_before_a_model_is_looked_for(
