@@ -69,8 +69,9 @@ def eq_bench3_command(
 ) -> None:
     """EQ-Bench 3: a model plays scenarios; a judge marks them, and compares them with those of earlier models.
 
-    Models in one --out are rated together, each pair twice with either standing first; the first alone has a rating
-    too. A run that was stopped goes on where it was. Data: github.com/EQ-bench/eqbench3, folder data.
+    Models in one --out are rated together, each pair twice with either standing
+    first; the first alone has a rating too. A run that was stopped goes on where
+    it was. Data: github.com/EQ-bench/eqbench3, folder data.
 
     rapport evaluate eq-bench3 my-model --judge http://127.0.0.1:8000/v1/gpt-oss-120b --data eqbench3/data --out eq3
     """

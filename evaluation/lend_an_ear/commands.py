@@ -87,8 +87,9 @@ def lend_an_ear_command(
 ) -> None:
     """Sample a model's supporter turns on people's histories, tag and rate them, and compare with the people's turns.
 
-    Ratings are those of Rapport's own scorer, or of a judge under Rapport's rubric, never of the paper's judge. A run
-    that was stopped goes on where it was. Further systems in the same --out are compared with those before.
+    Ratings are those of Rapport's own scorer, or of a judge under Rapport's
+    rubric, never of the paper's judge. A run that was stopped goes on where it
+    was. Further systems in the same --out are compared with those before.
 
     rapport evaluate lend-an-ear smollm2-135m --turns 20 --out ear
 

@@ -77,9 +77,10 @@ def safety_command(
 ) -> None:
     """Judge replies to crisis and red-team prompts by rules, over-refusal included; what rules cannot tell is unclear.
 
-    Entries with turns are escalations: the model answers each turn, and a crisis line that comes late is counted. With
-    --judge a language model decides the same things beside the rules, and the agreement of the two is measured. A
-    measurement of words, not a clinical assessment: read the sheet.
+    Entries with turns are escalations: the model answers each turn, and a
+    crisis line that comes late is counted. With --judge a language model decides
+    the same things beside the rules, and the agreement of the two is measured.
+    A measurement of words, not a clinical assessment: read the sheet.
 
     rapport evaluate safety own --model my-model --out safety.json --sheet red_team.md
 
