@@ -7,11 +7,14 @@ import io
 import json
 import math
 import os
+import re
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+_BETWEEN = re.compile(r"[\s,]*")  # what stands before an entry of a JSON array
 
 
 class EvaluationDataError(ValueError):
@@ -66,6 +69,28 @@ def read_json_array(path: Path) -> list[dict[str, Any]]:
         if not isinstance(entry, dict):
             raise EvaluationDataError(f"{path}, entry {number}: found {shown(entry)}; expected an object")
     return array
+
+
+def read_json_entries(path: Path) -> list[tuple[str, dict[str, Any]]]:
+    """As `read_json_array`, each object with its place for messages: file, the line on which it starts, and number."""
+    array = read_json_array(path)
+    lines = _lines_of_entries(read_text(path), len(array))
+    return [
+        (f"{path}, line {line}, entry {number}", entry)
+        for number, (line, entry) in enumerate(zip(lines, array, strict=True))
+    ]
+
+
+def _lines_of_entries(text: str, count: int) -> list[int]:
+    """The lines, from 1, on which the `count` entries of a valid JSON array start."""
+    decoder, lines, line, counted = json.JSONDecoder(), [], 1, 0
+    place = text.index("[") + 1
+    for _ in range(count):
+        start = _BETWEEN.match(text, place).end()  # type: ignore[union-attr]  # it matches nothing, too
+        line, counted = line + text.count("\n", counted, start), start
+        lines.append(line)
+        place = decoder.raw_decode(text, start)[1]
+    return lines
 
 
 def read_csv(path: Path, required: Sequence[str]) -> list[Row]:

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 from evaluation.files import EvaluationDataError, read_text, shown
+
+
+class _DoubleKeyError(ValueError):
+    def __init__(self, key: str) -> None:
+        super().__init__(key)
+        self.key = key
 
 
 def read_json_value(path: Path) -> Any:
@@ -64,7 +71,11 @@ def _parsed(text: str, where: str, line: int | None) -> Any:
         raise EvaluationDataError(f"{place}: not valid JSON ({error.msg}); is the file cut off?") from error
     except RecursionError as error:
         raise EvaluationDataError(f"{where}: JSON nested too deeply to read") from error
-    except ValueError as error:  # a key twice, or an integer of thousands of digits
+    except _DoubleKeyError as error:
+        found = _line_of_second(text, error.key) if line is None else line
+        place = where if found is None else f"{where}, line {found}"
+        raise EvaluationDataError(f"{place}: {error.key!r} is there more than once") from error
+    except ValueError as error:  # an integer of thousands of digits
         place = where if line is None else f"{where}, line {line}"
         raise EvaluationDataError(f"{place}: {error}") from error
 
@@ -73,6 +84,11 @@ def _without_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     entries = dict(pairs)
     if len(entries) != len(pairs):
         names = [name for name, _ in pairs]
-        twice = sorted({name for name in names if names.count(name) > 1})
-        raise ValueError(f"{', '.join(map(repr, twice))} is there more than once")
+        raise _DoubleKeyError(next(name for name in names if names.count(name) > 1))
     return entries
+
+
+def _line_of_second(text: str, key: str) -> int | None:
+    """The line, from 1, on which `key` comes again; None where it is the key of several objects."""
+    found = list(re.finditer(re.escape(json.dumps(key, ensure_ascii=False)) + r"\s*:", text))
+    return text.count("\n", 0, found[1].start()) + 1 if len(found) == 2 else None

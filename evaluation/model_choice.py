@@ -9,11 +9,14 @@ from enum import StrEnum
 from pathlib import Path
 
 from evaluation.chat_endpoint import open_endpoint
+from evaluation.judge.pace import Pace
 from evaluation.local_model import LocalModel
 from evaluation.replies import ReplyModel
+from reward_servers.client import RetryPolicy
 
 TOKEN_VARIABLE = "RAPPORT_MODEL_TOKEN"
 CACHE_FOLDER = "reply-cache"  # beside the result
+ENDPOINT_TIMEOUT_S = 300.0  # of one call: a long answer of a large model takes minutes
 
 
 class Engine(StrEnum):
@@ -28,6 +31,7 @@ class ModelChoice:
     """A folder or URL, the model's name at that URL if it has several, and the bearer token if it asks for one.
 
     `thinking` switches a model's thinking block on or off where its chat template can; None leaves it as it is.
+    `concurrency` bounds the calls of a URL in flight, `calls_per_minute` how many begin in a minute; None: no limit.
     """
 
     place: str
@@ -35,6 +39,8 @@ class ModelChoice:
     token: str = ""
     engine: Engine = Engine.TRANSFORMERS
     thinking: bool | None = None
+    concurrency: int = 16
+    calls_per_minute: float | None = None
 
     @property
     def is_endpoint(self) -> bool:
@@ -54,7 +60,9 @@ def endpoint_choice(address: str, token: str = "") -> ModelChoice:
 async def open_model(choice: ModelChoice) -> AsyncIterator[ReplyModel]:
     """The chosen model, ready to reply; errors as `open_endpoint`, `LocalModel` and `VllmModel`."""
     if choice.is_endpoint:
-        async with open_endpoint(choice.place, choice.name, choice.token, thinking=choice.thinking) as endpoint:
+        policy = RetryPolicy(timeout_s=ENDPOINT_TIMEOUT_S, concurrency=choice.concurrency)
+        pace = None if choice.calls_per_minute is None else Pace(choice.calls_per_minute)
+        async with open_endpoint(choice.place, choice.name, choice.token, policy, pace, choice.thinking) as endpoint:
             yield endpoint
     elif choice.engine is Engine.TRANSFORMERS:
         yield LocalModel(Path(choice.place), choice.thinking)

@@ -45,6 +45,10 @@ class Sampling:
     temperature: float = 0.0
     seed: int = 0
 
+    def at_most(self, max_tokens: int | None) -> Sampling:
+        """The same with another longest reply, or as it is for None."""
+        return self if max_tokens is None else replace(self, max_tokens=max_tokens)
+
     def for_question(self, name: str) -> Sampling:
         """The same with a seed of the question's own, so that the draws of two questions have nothing in common."""
         digest = hashlib.sha256(f"{self.seed} {name}".encode()).digest()

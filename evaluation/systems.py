@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dialogue.tactics import TACTICS, Tactic, TacticCounts, count_tactics
-from evaluation.files import EvaluationDataError, read_json_array, shown
+from evaluation.files import EvaluationDataError, read_json_entries, shown
 from evaluation.ratings import Floats, read_turn_ratings
 from reward_servers.protocol import Dimension
 
@@ -135,10 +135,10 @@ def load_system(folder: Path, ratings_file: str | None = RATINGS_FILE) -> System
     """
     path = folder / REPLIES_FILE
     replies: dict[Place, Reply] = {}
-    for number, entry in enumerate(read_json_array(path)):
-        reply = _reply(entry, f"{path}, entry {number}")
+    for where, entry in read_json_entries(path):
+        reply = _reply(entry, where)
         if reply.place in replies:
-            raise EvaluationDataError(f"{path}, entry {number}: {_named(reply.place)} is there already")
+            raise EvaluationDataError(f"{where}: {_named(reply.place)} is there already")
         replies[reply.place] = reply
     if not replies:
         raise EvaluationDataError(f"{path}: the array is empty; expected one entry per supporter turn")

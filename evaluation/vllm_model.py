@@ -5,6 +5,9 @@
 
 The engine lives in one thread of its own, so that the event loop stays free between its steps. Replies come back as
 they finish, so what a stopped run had finished is in the cache.
+
+At the end its memory is given back and the environment is as before: vLLM sets LD_PRELOAD and the like for its own
+children, which processes that are started later, Ray's for example, must not inherit.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ import asyncio
 import atexit
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -43,11 +46,23 @@ async def open_vllm(folder: Path, thinking: bool | None = None) -> AsyncIterator
             by the first `reply`.
     """
     check_folder(folder)
+    before = dict(os.environ)
     thread = ThreadPoolExecutor(1, thread_name_prefix="vllm")
+    model = VllmModel(folder, thread, thinking)
     try:
-        yield VllmModel(folder, thread, thinking)
+        yield model
     finally:
+        await model.close()
         thread.shutdown(wait=True, cancel_futures=True)
+        _set_back(os.environ, before)
+
+
+def _set_back(environment: MutableMapping[str, str], before: Mapping[str, str]) -> None:
+    for name in [name for name in environment if name not in before]:
+        del environment[name]
+    for name, value in before.items():
+        if environment.get(name) != value:
+            environment[name] = value
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +95,13 @@ class VllmModel:
             self._worker = asyncio.create_task(self._work())
         return await ask.answer
 
+    async def close(self) -> None:
+        """End the engine, whatever it does, and give its memory back: what runs after it needs the room."""
+        if self._worker is not None:
+            self._worker.cancel()  # a step that runs ends first, as it is in the same thread
+        if self._engine is not None:
+            await self._in_thread(self._stop)
+
     async def _work(self) -> None:
         """Step the engine until nothing is open. What it cannot do is the failure of all that it was doing."""
         try:
@@ -109,6 +131,15 @@ class VllmModel:
         self._tokenizer = llm.get_tokenizer()
         self._most_tokens = llm.model_config.max_model_len
         self._engine = llm.llm_engine
+
+    def _stop(self) -> None:
+        """Runs in the engine's thread. vLLM hides its objects from the collector until it is shut down."""
+        from vllm.distributed import cleanup_dist_env_and_memory
+
+        engine, self._engine = self._engine, None
+        engine.engine_core.shutdown()
+        del engine
+        cleanup_dist_env_and_memory()
 
     def _step(self, taken: list[_Ask]) -> list[tuple[str, ReplyResult]]:
         """Submit what was taken, go one step, and tell what is finished. Runs in the engine's thread."""

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evaluation.asking.commands import MODEL_HELP, EngineOption, TokenOption, model_choice, progress
+
 if TYPE_CHECKING:
     from evaluation.eq_bench.questions import EqQuestion
     from evaluation.eq_bench.run import EqReplies, EqReport
@@ -19,14 +21,13 @@ def eq_bench_command(
         Path, typer.Argument(metavar="QUESTIONS", help="eq_bench_v2_questions_171.json of the authors.")
     ],
     out: Annotated[Path, typer.Option("--out", metavar="OUT.json", help="Score, passes and every reply.")],
-    model: Annotated[
-        str | None, typer.Option("--model", metavar="MODEL", help="smollm2-135m, a folder, or http://host:8000/v1.")
-    ] = None,
+    model: Annotated[str | None, typer.Option("--model", metavar="MODEL", help=MODEL_HELP)] = None,
     answers: Annotated[
         Path | None, typer.Option("--answers", metavar="FILE.jsonl", help='Score given lines {"id", "response"} alone.')
     ] = None,
     model_name: Annotated[str | None, typer.Option(help="The model's name at the URL, if it has several.")] = None,
-    token: Annotated[str, typer.Option(envvar="RAPPORT_MODEL_TOKEN", help="Bearer token of the URL.")] = "",
+    token: TokenOption = "",
+    engine: EngineOption = "vllm",
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 1000,
     attempts: Annotated[int, typer.Option(min=1, max=20, help="Calls for a question that does not parse.")] = 5,
     cache: Annotated[
@@ -38,13 +39,14 @@ def eq_bench_command(
     """EQ-Bench v2: how well a model predicts what the people of 171 dialogues feel; 100 is perfect, random about 0.
 
     A run that was interrupted goes on where it was: the replies are in the cache.
+
+    rapport evaluate eq-bench eq_bench_v2_questions_171.json --model smollm2-135m --out eq.json
     """
     from evaluation.eq_bench.questions import read_questions
     from evaluation.eq_bench.run import given, report_of
     from evaluation.files import EvaluationDataError, check_target, write_json
     from evaluation.json_files import read_replies
-    from evaluation.lend_an_ear.commands import place_of
-    from evaluation.model_choice import CACHE_FOLDER, ModelChoice
+    from evaluation.model_choice import CACHE_FOLDER
 
     if (model is None) == (answers is None):
         raise EvaluationDataError("give either --model, to ask it, or --answers, to score a file")
@@ -53,7 +55,7 @@ def eq_bench_command(
     if answers is not None:
         replies = given(read_replies(answers), questions, answers)
     else:
-        choice = ModelChoice(place_of(model or ""), model_name, token)
+        choice = model_choice(model or "", token, engine, model_name)
         replies = _ask(choice, questions, (max_tokens, seed, attempts), cache or out.parent / CACHE_FOLDER)
     report = report_of(questions, replies, resamples, seed)
     write_json(out, {"model": model, **report.as_dict()})
@@ -61,8 +63,6 @@ def eq_bench_command(
 
 
 def _ask(choice: ModelChoice, questions: list[EqQuestion], bounds: tuple[int, int, int], cache: Path) -> EqReplies:
-    from rich.console import Console
-
     from evaluation.eq_bench.run import collect
     from evaluation.model_choice import open_model
     from evaluation.replies import Sampling
@@ -71,16 +71,10 @@ def _ask(choice: ModelChoice, questions: list[EqQuestion], bounds: tuple[int, in
     max_tokens, seed, attempts = bounds
 
     async def ask() -> EqReplies:
-        with Console(stderr=True).status("asking") as status:
+        sampling = Sampling(max_tokens, seed=seed)
+        with progress("loading the model") as show:
             async with open_model(choice) as opened:
-                return await collect(
-                    opened,
-                    questions,
-                    Sampling(max_tokens, seed=seed),
-                    attempts,
-                    ReplyCache(cache),
-                    lambda done, asked: status.update(f"asking: {done} of {asked}"),
-                )
+                return await collect(opened, questions, sampling, attempts, ReplyCache(cache), show)
 
     return asyncio.run(ask())
 

@@ -6,9 +6,24 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from evaluation.asking.commands import (
+    JUDGE_HELP,
+    MODEL_HELP,
+    USUAL_CONCURRENCY,
+    EngineOption,
+    JudgeConcurrencyOption,
+    JudgePaceOption,
+    JudgeTokenOption,
+    JudgeTokensOption,
+    TokenOption,
+    judge_choice,
+    model_choice,
+    progress,
+)
 
 if TYPE_CHECKING:
     from evaluation.eq_bench.scenarios import Bench
@@ -28,13 +43,12 @@ class _Run:
     bench: Bench
     sampling: Sampling
     anchors: Mapping[str, float]
+    judge_tokens: int | None
 
 
 def eq_bench3_command(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="A name or folder as for training, or http://host:8000/v1/name.")
-    ],
-    judge: Annotated[str, typer.Option(metavar="URL/NAME", help="The judge, such as http://host:8000/v1/gpt-oss.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help=MODEL_HELP)],
+    judge: Annotated[str, typer.Option(metavar="URL/NAME", help=JUDGE_HELP)],
     data: Annotated[Path, typer.Option("--data", metavar="DIR", help="The authors' data folder.")],
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Runs of all models, and their standings.")],
     name: Annotated[str | None, typer.Option(help="What to call the model; its last part if absent.")] = None,
@@ -46,14 +60,18 @@ def eq_bench3_command(
     ] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Longest reply.")] = 12_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of sampling.")] = 0,
-    engine: Annotated[Literal["vllm", "transformers"], typer.Option(help="What runs a local model.")] = "vllm",
-    token: Annotated[str, typer.Option(envvar="RAPPORT_MODEL_TOKEN", help="Bearer token of the model's URL.")] = "",
-    judge_token: Annotated[str, typer.Option(envvar="RAPPORT_JUDGE_TOKEN", help="Bearer token of the judge.")] = "",
+    engine: EngineOption = "vllm",
+    token: TokenOption = "",
+    judge_token: JudgeTokenOption = "",
+    judge_calls_per_minute: JudgePaceOption = None,
+    judge_concurrency: JudgeConcurrencyOption = USUAL_CONCURRENCY,
+    judge_max_tokens: JudgeTokensOption = None,
 ) -> None:
     """EQ-Bench 3: a model plays scenarios; a judge marks them, and compares them with those of earlier models.
 
-    Models in one --out are rated together, each pair twice with either standing first; the first alone has a rating
-    too. A run that was stopped goes on where it was. Data: github.com/EQ-bench/eqbench3, folder data.
+    Models in one --out are rated together, each pair twice with either standing
+    first; the first alone has a rating too. A run that was stopped goes on where
+    it was. Data: github.com/EQ-bench/eqbench3, folder data.
 
     rapport evaluate eq-bench3 my-model --judge http://127.0.0.1:8000/v1/gpt-oss-120b --data eqbench3/data --out eq3
     """
@@ -62,9 +80,7 @@ def eq_bench3_command(
     from evaluation.eq_bench.scenarios import read_bench
     from evaluation.eq_bench.standings import read_models
     from evaluation.files import check_target
-    from evaluation.lend_an_ear.commands import model_choice
     from evaluation.lend_an_ear.layout import check_name
-    from evaluation.model_choice import Engine, endpoint_choice
     from evaluation.replies import Sampling
 
     bench = read_bench(data)
@@ -73,9 +89,9 @@ def eq_bench3_command(
     called = check_name(name or model.rstrip("/").rpartition("/")[2])
     check_target(out / "standings.json" if out.is_dir() else out)
     anchors = _anchors(anchor or [], {*read_models(out), called})
-    chosen = model_choice(model, token, Engine(engine), thinking=None)
-    sampling = Sampling(max_tokens, seed=seed)
-    run = _Run(out, called, chosen, endpoint_choice(judge, judge_token), bench, sampling, anchors)
+    chosen = model_choice(model, token, engine)
+    judged_by = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency)
+    run = _Run(out, called, chosen, judged_by, bench, Sampling(max_tokens, seed=seed), anchors, judge_max_tokens)
     _print(asyncio.run(_play_and_judge(run)), run)
 
 
@@ -98,8 +114,6 @@ def _anchors(texts: Sequence[str], known: set[str]) -> dict[str, float]:
 
 
 async def _play_and_judge(run: _Run) -> Standings:
-    from rich.console import Console
-
     from evaluation.eq_bench.judging import compare_models, mark_tasks
     from evaluation.eq_bench.playing import play
     from evaluation.eq_bench.standings import STANDINGS_FILE, read_models, save_model, standings_of
@@ -108,19 +122,15 @@ async def _play_and_judge(run: _Run) -> Standings:
     from evaluation.reply_cache import ReplyCache
 
     cache = ReplyCache(run.out / CACHE_FOLDER)
-    with Console(stderr=True).status("loading the model") as status:
-
-        def show(what: str, done: int, of: int) -> None:
-            status.update(f"{what}: {done} of {of}")
-
+    with progress("loading the model") as show:
         async with open_model(run.model) as model:
             played = await play(model, run.bench, run.sampling, cache, show)
         async with open_model(run.judge) as judge:
-            marked = await mark_tasks(judge, run.bench, played.played, cache, show)
+            marked = await mark_tasks(judge, run.bench, played.played, cache, show, run.judge_tokens)
             kept = save_model(run.out, run.name, played, marked, judge.identity)
             models = read_models(run.out) | {run.name: kept}
             tasks = {name: each.played for name, each in models.items()}
-            comparisons = await compare_models(judge, run.bench, tasks, cache, show)
+            comparisons = await compare_models(judge, run.bench, tasks, cache, show, run.judge_tokens)
     standings = standings_of(models, comparisons, run.anchors)
     write_json(run.out / STANDINGS_FILE, standings.as_dict())
     return standings
@@ -147,3 +157,7 @@ def _print(standings: Standings, run: _Run) -> None:
         highlight=False,
         markup=False,
     )
+    for name in (name for name, matches in standings.played_matches.items() if not matches):
+        console.print(
+            f"{name} has no match yet: its rating is the one that all begin with", highlight=False, markup=False
+        )

@@ -62,7 +62,12 @@ def rubric_question(bench: Bench, played: Played) -> Question:
 
 
 async def mark_tasks(
-    judge: ReplyModel, bench: Bench, tasks: Sequence[Played], cache: ReplyCache, on_stage: OnStage | None = None
+    judge: ReplyModel,
+    bench: Bench,
+    tasks: Sequence[Played],
+    cache: ReplyCache,
+    on_stage: OnStage | None = None,
+    max_tokens: int | None = None,
 ) -> MarkedTasks:
     """Marks of every task; errors as `ask_readable`."""
     kinds = {task.scenario: task.kind for task in tasks}
@@ -72,7 +77,7 @@ async def mark_tasks(
 
     questions = [rubric_question(bench, task) for task in tasks]
     told = None if on_stage is None else lambda done, of: on_stage("marking", done, of)
-    readings = await ask_readable(judge, questions, RUBRIC_SAMPLING, read, cache, told)
+    readings = await ask_readable(judge, questions, RUBRIC_SAMPLING.at_most(max_tokens), read, cache, told)
     failed = {name: failure.message for name, failure in readings.failures.items()}
     return MarkedTasks({task.scenario: readings.value(task.scenario) for task in tasks}, readings.unreadable, failed)
 
@@ -111,6 +116,7 @@ async def compare_models(
     models: Mapping[str, Sequence[Played]],
     cache: ReplyCache,
     on_stage: OnStage | None = None,
+    max_tokens: int | None = None,
 ) -> list[Comparison]:
     """Every two models on every task that both finished and were given alike, in both orders.
 
@@ -132,7 +138,12 @@ async def compare_models(
         return []
     told = None if on_stage is None else lambda done, of: on_stage("comparing", done, of)
     readings: Readings[Pluses] = await ask_readable(
-        judge, questions, PAIRWISE_SAMPLING, lambda answer: parse_pluses(answer.visible), cache, told
+        judge,
+        questions,
+        PAIRWISE_SAMPLING.at_most(max_tokens),
+        lambda answer: parse_pluses(answer.visible),
+        cache,
+        told,
     )
     return [
         Comparison(

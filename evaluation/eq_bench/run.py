@@ -7,8 +7,9 @@ them counts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from evaluation.eq_bench.parsing import Passes, Reading, parse
 from evaluation.eq_bench.questions import EqQuestion
 from evaluation.eq_bench.score import EqResult, Pass, score_run
 from evaluation.files import EvaluationDataError
-from evaluation.replies import OnReply, Question, ReplyFailure, ReplyModel, Sampling, ask_all, require_some
+from evaluation.replies import Question, ReplyFailure, ReplyModel, Sampling, ask_all, require_some
 from evaluation.reply_cache import ReplyCache
 
 TEMPERATURE = 0.01
 TEMPERATURE_STEP = 0.15
 ATTEMPTS = 5
+
+OnAttempt = Callable[[str, int, int], None]  # which attempt, how many questions are done, of how many
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ async def collect(
     sampling: Sampling,
     attempts: int = ATTEMPTS,
     cache: ReplyCache | None = None,
-    on_reply: OnReply | None = None,
+    on_attempt: OnAttempt | None = None,
 ) -> EqReplies:
     """Ask all questions, and again those whose replies do not parse.
 
@@ -50,7 +53,8 @@ async def collect(
     open_questions = list(questions)
     for attempt in range(attempts):
         drawn = Sampling(sampling.max_tokens, TEMPERATURE + attempt * TEMPERATURE_STEP, sampling.seed)
-        results = await ask_all(model, [_asked(question) for question in open_questions], drawn, cache, on_reply)
+        told = None if on_attempt is None else partial(on_attempt, f"attempt {attempt + 1} of {attempts}")
+        results = await ask_all(model, [_asked(question) for question in open_questions], drawn, cache, told)
         if attempt == 0:
             require_some(results, model.identity)
         unsettled = []

@@ -40,12 +40,15 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class Standings:
-    """Ratings of all models, the best first; `unreadable` comparisons made no match."""
+    """Ratings of all models, the best first; `unreadable` comparisons made no match.
+
+    `played_matches` counts a model's matches; one that has none still has the rating that all begin with.
+    """
 
     models: Mapping[str, Kept]
     ratings: Mapping[str, Rating]
     comparisons: Sequence[Comparison]
-    matches: int
+    played_matches: Mapping[str, int]
     unreadable: int
     anchored: bool
 
@@ -54,7 +57,7 @@ class Standings:
             "protocol": "EQ-Bench 3",
             "models": {name: self._model(name) for name in self.ratings},
             "comparisons": len(self.comparisons),
-            "matches": self.matches,
+            "matches": sum(self.played_matches.values()) // 2,
             "unreadable_comparisons": self.unreadable,
             "anchored": self.anchored,
         }
@@ -67,6 +70,7 @@ class Standings:
             "tasks": kept.rubric.tasks,
             "unreadable_marks": kept.rubric.unparseable,
             "unfinished": kept.unfinished,
+            "matches": self.played_matches[name],
             "elo": rating.mu,
             "elo_interval": rating.interval,
         }
@@ -137,4 +141,5 @@ def standings_of(
     ratings = normalise(rated, anchors)
     order = sorted(ratings, key=lambda name: -ratings[name].mu)
     ordered = {name: ratings[name] for name in order}
-    return Standings(models, ordered, comparisons, len(matches), unreadable, len(anchors) == 2)
+    played = {name: sum(name in (match.winner, match.loser) for match in matches) for name in models}
+    return Standings(models, ordered, comparisons, played, unreadable, len(anchors) == 2)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Any
 
 from dialogue.conversation import Message
@@ -60,11 +60,20 @@ def judge_messages(conversation: str, order: Sequence[Dimension] = IN_ORDER) -> 
 def parse_answer(answer: str) -> Ratings:
     """Six ratings in the order of `Dimension`, whatever order the answer has.
 
+    Raises:
+        UnreadableAnswerError: as `read_object`, or a rating that is no whole number from 1 to 5.
+    """
+    found = read_object(answer, {dimension.value for dimension in Dimension})
+    return tuple(_rating(found[dimension.value], dimension) for dimension in Dimension)
+
+
+def read_object(answer: str, names: Set[str]) -> dict[str, Any]:
+    """The JSON object that a judge was asked for, with exactly the keys `names`, in any order.
+
     A thinking block before the object and one code fence around it are taken off; everything else must be the object.
 
     Raises:
-        UnreadableAnswerError: other text beside the object, a dimension missing, unknown or there twice, or a rating
-            that is no whole number from 1 to 5.
+        UnreadableAnswerError: other text beside the object, or a key missing, unknown or there twice.
     """
     text = strip_thinking(answer).strip()
     fenced = _FENCE.fullmatch(text)
@@ -76,11 +85,10 @@ def parse_answer(answer: str) -> Ratings:
         raise UnreadableAnswerError(f"not one JSON object and nothing else: {shown(text)}") from error
     if not isinstance(found, dict):
         raise UnreadableAnswerError(f"expected an object, found {shown(found)}")
-    names = {dimension.value for dimension in Dimension}
     if found.keys() != names:
         wrong = ", ".join(sorted(found.keys() ^ names))
-        raise UnreadableAnswerError(f"expected the six dimensions; missing or unknown: {wrong[:200]}")
-    return tuple(_rating(found[dimension.value], dimension) for dimension in Dimension)
+        raise UnreadableAnswerError(f"expected the {len(names)} keys asked for; missing or unknown: {wrong[:200]}")
+    return found
 
 
 def _rating(value: object, dimension: Dimension) -> int:

@@ -57,6 +57,7 @@ class Plan:
     style: Style
     sampling: Sampling
     judge: ModelChoice | None = None
+    judge_sampling: Sampling = SAMPLING
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +106,7 @@ def run_chain(plan: Plan, turns: Sequence[GoldTurn], servers: Servers, on_progre
     if plan.judge is None:
         rated = (_scorer(gold[0]), [mark.dimensions for mark in gold], [mark.dimensions for mark in marks], {})
     else:
-        rated = asyncio.run(_judge(plan.judge, turns, sample, cache, on_progress))
+        rated = asyncio.run(_judge(plan.judge, plan.judge_sampling, turns, sample, cache, on_progress))
     rater, gold_ratings, ratings, judged = rated
     write_ratings(plan.out / GOLD, turns, gold_ratings, rater)
     write_ratings(plan.out / plan.system, [one.turn for one in sample.drawn], ratings, rater)
@@ -129,7 +130,12 @@ async def _sample(
 
 
 async def _judge(
-    choice: ModelChoice, turns: Sequence[GoldTurn], sample: Sample, cache: ReplyCache, on_progress: OnProgress
+    choice: ModelChoice,
+    sampling: Sampling,
+    turns: Sequence[GoldTurn],
+    sample: Sample,
+    cache: ReplyCache,
+    on_progress: OnProgress,
 ) -> tuple[Rater, list[Ratings], list[Ratings], dict[str, Any]]:
     """Ratings of the people's replies and of the system's; None where the judge's answer could not be had or read."""
     gold = [judge_question(f"{GOLD} {turn.id}", turn.history, turn.text) for turn in turns]
@@ -138,7 +144,7 @@ async def _judge(
         readings: Readings[tuple[float, ...]] = await ask_readable(
             judge,
             [*gold, *ours],
-            SAMPLING,
+            sampling,
             read_ratings_of,
             cache,
             lambda done, of: on_progress("judging", done, of),

@@ -17,7 +17,7 @@ from typing import Any
 from dialogue.conversation import Conversation, Message, Role, Turn
 from dialogue.loaders import SILENCE, load_conversations
 from dialogue.split import split_conversations
-from evaluation.files import EvaluationDataError, read_json_array
+from evaluation.files import EvaluationDataError, read_json_entries
 from evaluation.systems import REPLIES_FILE, Place, load_system
 
 STARTER = "starter"
@@ -82,19 +82,20 @@ def released_conversations(folder: Path) -> list[Conversation]:
     """
     load_system(folder, ratings_file=None)  # its checks: form, roles, no turn twice
     path = folder / REPLIES_FILE
-    longest: dict[str, tuple[int, list[str]]] = {}
-    entries = [(number, entry, _texts(entry)) for number, entry in enumerate(read_json_array(path))]
-    for number, entry, texts in entries:
+    longest: dict[str, tuple[str, list[str]]] = {}
+    entries = [(where, entry, _texts(entry)) for where, entry in read_json_entries(path)]
+    for where, entry, texts in entries:
         name = entry["conversation_id"].strip()
         if name not in longest or len(texts) > len(longest[name][1]):
-            longest[name] = (number, texts)
-    for number, entry, texts in entries:
+            longest[name] = (where, texts)
+    for where, entry, texts in entries:
         name = entry["conversation_id"].strip()
         whole, all_texts = longest[name]
         if texts != all_texts[: len(texts)]:
             message = next(i for i, (own, other) in enumerate(zip(texts, all_texts, strict=False)) if own != other)
             raise EvaluationDataError(
-                f"{path}, entry {number}, conversation {name!r}: message {message} differs from that of entry {whole}"
+                f"{where}, conversation {name!r}: message {message} differs from that of "
+                f"{whole.removeprefix(f'{path}, ')}"
             )
     _check_counts(entries, longest, path)
     return [_conversation(name, texts, path) for name, (_, texts) in longest.items()]
@@ -107,7 +108,7 @@ def _texts(entry: Mapping[str, Any]) -> list[str]:
 
 
 def _check_counts(
-    entries: Sequence[tuple[int, dict[str, Any], list[str]]], longest: Mapping[str, tuple[int, list[str]]], path: Path
+    entries: Sequence[tuple[str, dict[str, Any], list[str]]], longest: Mapping[str, tuple[str, list[str]]], path: Path
 ) -> None:
     found = {(entry["conversation_id"].strip(), len(texts) - 1) for _, entry, texts in entries}
     for name, (_, texts) in longest.items():

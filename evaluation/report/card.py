@@ -10,7 +10,7 @@ import re
 from collections import Counter
 from typing import Any
 
-from evaluation.report.facts import facts_of
+from evaluation.report.facts import facts_of, is_dequantised
 from evaluation.report.measures import in_order, measure_of, shown, verdict
 from evaluation.report.palette import spoken
 from evaluation.report.reader import conversations_of
@@ -32,6 +32,7 @@ def model_card(run: Run) -> str:
         run=run,
         base=base or str(run.setting("model.path", "unknown")),
         licence=licence,
+        dequantised=is_dequantised(run),
         facts=facts_of(run),
         rows=[(measure_of(c.name), c, verdict(c)) for c in changes],
         probes=run.closing.probes if run.closing else (),

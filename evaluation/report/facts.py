@@ -21,9 +21,19 @@ class Facts:
     table: tuple[tuple[str, str], ...]
 
 
+# Short names of models that Rapport reads from a 4-bit file: results with them are not results of the released weights.
+_DEQUANTISED = ("smollm2-135m",)
+
+
+def is_dequantised(run: Run) -> bool:
+    """Whether the run began with weights that were made from a 4-bit file."""
+    return run.setting("model.path", "") in _DEQUANTISED
+
+
 def facts_of(run: Run) -> Facts:
     rank = run.setting("model.lora.rank", 0)
     method = f"LoRA of rank {rank}" if rank else "all weights trained"
+    method = f"dequantised from 4 bits, {method}" if is_dequantised(run) else method
     reward = spoken(str(run.setting("reward.mode", "unknown")))
     per_step = f"{run.setting('prompts_per_step', '?')} prompts x {run.setting('rollout.n', '?')} replies"
     steps = f"{run.steps_done} of {planned}" if (planned := run.setting("steps", 0)) else str(run.steps_done)

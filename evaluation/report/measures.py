@@ -22,11 +22,12 @@ class Better(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """A row of the closing table in words."""
+    """A row of the closing table in words; the figures of a `share` are shown in per cent."""
 
     title: str
     better: Better
     note: str
+    share: bool = False
 
 
 def _dimension(dimension: Dimension) -> Measure:
@@ -47,12 +48,16 @@ MEASURES: dict[str, Measure] = {
     "entropy": Measure("Variety within a reply", Better.NEITHER, "entropy of its tactics, in nats"),
     "distinct_tactics": Measure("Different tactics in a reply", Better.NEITHER, "number of ten"),
     "tokens": Measure("Tokens in a reply", Better.NEITHER, "length"),
-    "truncated": Measure("Cut off", Better.DOWN, "share that reached the length limit"),
-    "leaked": Measure("Label leaks", Better.DOWN, "share that shows tactic names or headings"),
-    "stock_phrases": Measure("Said to everybody", Better.DOWN, "share of its words in phrases told to others too"),
-    "empty": Measure("Empty", Better.DOWN, "share without any text"),
-    "distinct_2": Measure("Different word pairs", Better.UP, "share of all pairs of words, over all replies"),
-    "common_opening": Measure("Same opening", Better.DOWN, "share that begins with the most frequent four words"),
+    "truncated": Measure("Cut off", Better.DOWN, "replies that reached the length limit", share=True),
+    "leaked": Measure("Label leaks", Better.DOWN, "replies that show tactic names or headings", share=True),
+    "stock_phrases": Measure(
+        "Said to everybody", Better.DOWN, "words in phrases that are told to others too", share=True
+    ),
+    "empty": Measure("Empty", Better.DOWN, "replies without any text", share=True),
+    "distinct_2": Measure("Different word pairs", Better.UP, "of all pairs of words, over all replies", share=True),
+    "common_opening": Measure(
+        "Same opening", Better.DOWN, "replies that begin with the most frequent four words", share=True
+    ),
 }
 HEADLINE = ("reward_in_a_joint_group", "empathy", "d_kl", "stickiness")
 
@@ -82,11 +87,19 @@ def verdict(change: Change) -> str:
     return "better" if direction == better.value else "worse"
 
 
-def shown(value: float, signed: bool = False) -> str:
-    """A number for people: two decimals, one from 10 on, a real minus sign; a dash where there is none."""
+def shown(value: float, signed: bool = False, share: bool = False) -> str:
+    """A number for people: two decimals, one from 10 on, a real minus sign; a dash where there is none.
+
+    A share is shown in per cent, with one decimal.
+    """
     if not math.isfinite(value):
         return "–"
-    digits = 1 if abs(value) >= 9.95 else 2
+    if share:
+        return _rounded(100 * value, signed, 1) + " %"
+    return _rounded(value, signed, 1 if abs(value) >= 9.95 else 2)
+
+
+def _rounded(value: float, signed: bool, digits: int) -> str:
     rounded = round(value, digits) + 0.0
     text = f"{rounded:{'+' if signed and rounded else ''}.{digits}f}"
     return text.replace("-", "−")

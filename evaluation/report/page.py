@@ -11,6 +11,7 @@ import base64
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -109,19 +110,17 @@ def _cells(changes: Sequence[Change | None], charts: Charts) -> list[Cell | None
 
 
 def _cell(change: Change, extent: float, run: int, charts: Charts) -> Cell:
-    difference = change.after - change.before
+    measure, difference = measure_of(change.name), change.after - change.before
+    signed = partial(shown, signed=True, share=measure.share)
     interval, strip = "", None
     if change.interval is not None and np.isfinite(change.interval).all():
         low, high = change.interval
-        interval = f"{shown(low, signed=True)} to {shown(high, signed=True)}"
+        interval = f"{signed(low)} to {signed(high)}"
         if extent > 0:
-            label = (
-                f"{measure_of(change.name).title}: change {shown(difference, signed=True)}, 95 % interval {interval}"
-            )
+            label = f"{measure.title}: change {signed(difference)}, 95 % interval {interval}"
             strip = charts.interval(difference, low, high, extent, run, label)
-    return Cell(
-        shown(change.before), shown(change.after), shown(difference, signed=True), interval, verdict(change), strip
-    )
+    before, after = (shown(value, share=measure.share) for value in (change.before, change.after))
+    return Cell(before, after, signed(difference), interval, verdict(change), strip)
 
 
 def _chapter(chapter: Chapter, runs: Sequence[Run], charts: Charts) -> dict[str, Any]:

@@ -28,7 +28,7 @@ def views(groups: Sequence[Group]) -> list[View]:
         _sorted("held-out-gain", "Held out: gained most", groups, _gain(Kind.HELD_OUT, -1)),
         _sorted("held-out-loss", "Held out: lost most", groups, _gain(Kind.HELD_OUT, 1)),
         _sorted("lowest", "Lowest reward", groups, lambda group: group.lowest),
-        _sorted("dismissing", "Safety: most dismissing of feelings", groups, _dismissing),
+        View("safety", "Worst safety: broken rules, then most dismissing", (Fault.UNSAFE,), _least_safe(groups)),
         _faulty("leaks", "Label leaks", groups, (Fault.LEAKED,)),
         _faulty("degenerate", "Degenerate: any of the next four", groups, DEGENERATE),
         _faulty("empty", "Empty", groups, (Fault.EMPTY,)),
@@ -54,5 +54,12 @@ def _gain(kind: Kind, sign: int) -> Callable[[Group], float | None]:
     return lambda group: sign * group.gain if group.kind is kind and group.gain is not None else None
 
 
-def _dismissing(group: Group) -> float | None:
-    return -group.dismissing if group.dismissing is not None else None
+def _least_safe(groups: Sequence[Group]) -> tuple[int, ...]:
+    """Most replies that break a safety rule first, then by the highest rating of dismissing feelings."""
+
+    def badness(i: int) -> tuple[int, float]:
+        broken = sum(Fault.UNSAFE in faults for faults in groups[i].faults)
+        return -broken, -(groups[i].dismissing or 0.0)
+
+    rated = [i for i, group in enumerate(groups) if group.dismissing is not None or badness(i)[0]]
+    return tuple(sorted(rated, key=badness))

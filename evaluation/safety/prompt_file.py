@@ -1,7 +1,8 @@
 """A file of safety prompts whole: single prompts, and escalations that are played turn by turn.
 
-`own` is the file that comes with Rapport: harmless prompts that sound worse than they are, and a few escalations, all
-written for this project. It is small and measures words; it does not replace a review by people.
+`own` is the file that comes with Rapport, all of it written for this project: people in a crisis, people who ask for
+what would do harm, harmless messages that sound worse than they are, and a few escalations. It is small and measures
+words; it does not replace a review by people.
 """
 
 from __future__ import annotations

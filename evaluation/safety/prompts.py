@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dialogue.conversation import Message
-from evaluation.files import EvaluationDataError, read_json_array, shown
+from evaluation.files import EvaluationDataError, read_json_entries, shown
 from evaluation.json_files import read_jsonl
 
 
@@ -91,7 +91,7 @@ def entries_of(path: Path) -> list[tuple[str, dict[str, Any]]]:
     if path.suffix == ".jsonl":
         entries = [(f"{path}, line {line}", entry) for line, entry in read_jsonl(path)]
     else:
-        entries = [(f"{path}, entry {i}", entry) for i, entry in enumerate(read_json_array(path))]
+        entries = read_json_entries(path)
     if not entries:
         raise EvaluationDataError(f"{path}: no prompts; expected at least one")
     return entries

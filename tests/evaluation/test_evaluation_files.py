@@ -10,7 +10,15 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from evaluation.files import EvaluationDataError, check_target, read_csv, read_json_array, write_json
+from evaluation.files import (
+    EvaluationDataError,
+    check_target,
+    read_csv,
+    read_json_array,
+    read_json_entries,
+    write_json,
+)
+from evaluation.json_files import read_json_value
 
 ANY_FILE = settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -61,6 +69,27 @@ def test_rows_know_their_line_in_spite_of_line_breaks_and_empty_lines(tmp_path: 
     path = tmp_path / "talk.csv"
     path.write_bytes(b'\xef\xbb\xbfid,text\n1,"two\nlines"\n\n2,one\n')
     assert [(row.line, row.cells["id"]) for row in read_csv(path, ["id"])] == [(2, "1"), (5, "2")]
+
+
+def test_entries_know_the_line_on_which_they_start(tmp_path: Path) -> None:
+    path = tmp_path / "replies.json"
+    path.write_text('\n[{"a": "],\\n"}, {"b": [1,\n2]},\n\n  {"c": "[{"}\n]')
+    assert read_json_entries(path) == [
+        (f"{path}, line 2, entry 0", {"a": "],\n"}),
+        (f"{path}, line 2, entry 1", {"b": [1, 2]}),
+        (f"{path}, line 5, entry 2", {"c": "[{"}),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [('{"1": {"a": 1},\n"2": {},\n"1": {"a": 2}}', ", line 3"), ('{"1": {"a": 1, "a": 2}, "2": {"a": 1}}', "")],
+)
+def test_a_key_that_is_there_twice(tmp_path: Path, text: str, place: str) -> None:
+    path = tmp_path / "questions.json"
+    path.write_text(text)
+    message = fault(read_json_value, path)
+    assert message.startswith(f"{path}{place}: ") and message.endswith("is there more than once")
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the tests of the chain share: made-up conversations, and an endpoint whose answers depend on the call."""
+"""What the tests of the chain share: made-up conversations and scenarios, and an endpoint that answers by the call."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from dialogue.sentences import split_sentences
+from evaluation.eq_bench.scenarios import Part
 from reward_servers.protocol import Score, ScoreRequest
 from reward_servers.service_config import SCORER, TAGGER
 
@@ -25,6 +26,36 @@ CONVERSATIONS = {
     ],
     "keys": ["I lost my keys again.", "That sounds tiring. You could hang them on a hook."],
     "cat": ["The cat is gone since Monday.", "I would worry too.", "She is old.", "Tell me about her.", "She purrs."],
+}
+
+
+SCENARIOS = """######## 1 | Work | The borrowed mug
+####### Prompt1
+Your mug is gone.
+
+It was blue.
+####### Prompt2
+You see it on another desk.
+
+######## 201 | Friend | A note
+####### Prompt1
+Write to a friend who moved.
+
+######## 401 | Analytical | The mug again
+####### Prompt1
+# Scenario act 1
+Somebody's mug is gone.
+"""
+TEMPLATES = {
+    Part.ROLE_PLAY: "{scenario_prompt}\n(play it)",
+    Part.DRAFTING: "{scenario_prompt}\n(draft it)",
+    Part.ANALYSIS: "Analyse: {scenario_prompt}",
+    Part.DEBRIEF: "How did it go?",
+    Part.RUBRIC: "MARK {transcript} AND {debrief} AS {output_format}",
+    Part.RUBRIC_ANALYSIS: "MARK {transcript} AS {output_format}",
+    Part.PAIRWISE: "WHICH {conversation_history_A} / {debrief_A} OR {conversation_history_B} / {debrief_B}? "
+    "{scenario_notes}",
+    Part.PAIRWISE_ANALYSIS: "WHICH {response_A} OR {response_B} ON {transcript_being_analysed}? {scenario_notes}",
 }
 
 
@@ -47,6 +78,16 @@ def released_entries(texts: dict[str, list[str]] | None = None) -> list[dict[str
             entry = {"conversation_id": name, "conversation_history": messages[:index], "model_response": said[index]}
             entries.append({**entry, "sentence_tactics": [["validation"]]})
     return entries
+
+
+def write_bench(folder: Path) -> Path:
+    """A folder as EQ-Bench 3's authors have it, of three small scenarios."""
+    folder.mkdir()
+    (folder / "scenario_prompts.txt").write_text(SCENARIOS)
+    (folder / "scenario_notes.txt").write_text("# 1\nIt is a small thing.\n")
+    for part, text in TEMPLATES.items():
+        (folder / f"{part.value}.txt").write_text(text)
+    return folder
 
 
 @dataclass

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from chain_cases import AnsweringEndpoint
+from chain_cases import SCENARIOS, AnsweringEndpoint, write_bench
 from typer.testing import CliRunner
 
 from evaluation.commands import app
@@ -16,48 +16,13 @@ from evaluation.eq_bench.judging import criteria_of
 from evaluation.eq_bench.pairwise import FIRST_CODE, SECOND_CODE
 from evaluation.eq_bench.playing import TRUNCATED, for_judge, shortened
 from evaluation.eq_bench.rubric import parse_object
-from evaluation.eq_bench.scenarios import NO_NOTES, Kind, Part, fill, read_bench
+from evaluation.eq_bench.scenarios import NO_NOTES, Kind, fill, read_bench
 from evaluation.files import EvaluationDataError
-
-SCENARIOS = """######## 1 | Work | The borrowed mug
-####### Prompt1
-Your mug is gone.
-
-It was blue.
-####### Prompt2
-You see it on another desk.
-
-######## 201 | Friend | A note
-####### Prompt1
-Write to a friend who moved.
-
-######## 401 | Analytical | The mug again
-####### Prompt1
-# Scenario act 1
-Somebody's mug is gone.
-"""
-TEMPLATES = {
-    Part.ROLE_PLAY: "{scenario_prompt}\n(play it)",
-    Part.DRAFTING: "{scenario_prompt}\n(draft it)",
-    Part.ANALYSIS: "Analyse: {scenario_prompt}",
-    Part.DEBRIEF: "How did it go?",
-    Part.RUBRIC: "MARK {transcript} AND {debrief} AS {output_format}",
-    Part.RUBRIC_ANALYSIS: "MARK {transcript} AS {output_format}",
-    Part.PAIRWISE: "WHICH {conversation_history_A} / {debrief_A} OR {conversation_history_B} / {debrief_B}? "
-    "{scenario_notes}",
-    Part.PAIRWISE_ANALYSIS: "WHICH {response_A} OR {response_B} ON {transcript_being_analysed}? {scenario_notes}",
-}
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    folder = tmp_path / "data"
-    folder.mkdir()
-    (folder / "scenario_prompts.txt").write_text(SCENARIOS)
-    (folder / "scenario_notes.txt").write_text("# 1\nIt is a small thing.\n")
-    for part, text in TEMPLATES.items():
-        (folder / f"{part.value}.txt").write_text(text)
-    return folder
+    return write_bench(tmp_path / "data")
 
 
 def test_scenarios_and_their_kinds(data: Path) -> None:

@@ -7,9 +7,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from chain_cases import (
     CONVERSATIONS,
@@ -35,6 +37,7 @@ from evaluation.replies import Sampling
 from evaluation.reply_cache import ReplyCache
 from evaluation.systems import REPLIES_FILE
 from reward_servers.protocol import Dimension, FailureKind, ScoreFailure, ScoreRequest
+from reward_servers.service_config import SCORER
 
 ROOT = Path(__file__).resolve().parents[2]
 RATINGS = json.dumps({dimension.value: 4 for dimension in Dimension})
@@ -229,7 +232,7 @@ def test_conversations_come_back_from_the_released_layout(tmp_path: Path, conver
         (lambda text: text.replace("pity", "p\xff"), "is not UTF-8"),
         (lambda text: json.dumps(json.loads(text)[1:]), "2 supporter turns in its longest history but 1 entries"),
         (lambda text: json.dumps([*json.loads(text), json.loads(text)[0]]), "is there already"),
-        (lambda text: text.replace("Who was coming?", "Who came?", 1), "message 1 differs from that of entry"),
+        (lambda text: text.replace("Who was coming?", "Who came?", 1), "message 1 differs from that of line 1, entry"),
     ],
 )
 def test_faults_in_a_released_folder_are_told_before_a_model_is_looked_for(
@@ -282,14 +285,46 @@ def test_another_set_of_turns_is_not_mixed_in(tmp_path: Path, conversations: Pat
         check_out(out, turns[:3])
 
 
+def chain_command(out: Path) -> list[str]:
+    command = [sys.executable, str(ROOT / "rapport.py"), "evaluate", "lend-an-ear", "tiny-qwen3", "--turns", "6"]
+    return [*command, "--max-tokens", "16", "--out", str(out)]
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(1300)
 def test_the_command_with_vllm_and_the_reward_servers(tmp_path: Path) -> None:
     """The whole of it, in a process of its own, and once more from what it kept."""
     environment = os.environ | {"NO_COLOR": "1", "COLUMNS": "220"}
-    command = [sys.executable, str(ROOT / "rapport.py"), "evaluate", "lend-an-ear", "tiny-qwen3", "--turns", "6"]
-    command += ["--max-tokens", "16", "--out", str(tmp_path / "ear")]
     for _ in range(2):
+        command = chain_command(tmp_path / "ear")
         done = subprocess.run(command, capture_output=True, text=True, timeout=600, cwd=ROOT, env=environment)
         assert done.returncode == 0, done.stderr
         assert "6 of 6 turns have a reply of every system" in done.stdout
     assert (tmp_path / "ear" / "rapport-scorer_summary.html").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(700)
+def test_a_scorer_that_dies_while_the_model_answers_is_waited_for(tmp_path: Path) -> None:
+    """As the kernel or Ray may end it when memory is short: the first call to it fails, a new one takes its place."""
+    out = tmp_path / "ear"
+    with subprocess.Popen(chain_command(out), stdout=subprocess.PIPE, stderr=subprocess.PIPE, cwd=ROOT) as run:
+        try:
+            until = time.monotonic() + 400
+            while len(list((out / "reply-cache").glob("*/*.json"))) < 12:  # six people's replies scored, six drawn
+                assert run.poll() is None and time.monotonic() < until, run.stderr and run.stderr.read()
+                time.sleep(0.005)
+            [scorer] = [child for child in psutil.Process(run.pid).children(recursive=True) if is_scorer(child)]
+            scorer.kill()
+            said, complaints = run.communicate(timeout=250)
+        finally:
+            run.kill()
+    assert run.returncode == 0, complaints.decode()
+    assert b"6 of 6 turns have a reply of every system" in said
+
+
+def is_scorer(process: psutil.Process) -> bool:
+    try:
+        return SCORER in " ".join(process.cmdline())
+    except psutil.Error:  # it ended while we looked
+        return False

@@ -122,6 +122,7 @@ def test_the_reader_in_a_browser(browser: Browser, tmp_path: Path) -> None:
     check_phone(browser)
     assert browser.console() == []
     assert browser.requests(page) == [page.as_uri()]
+    check_two_runs_on_a_phone(browser, tmp_path)
     check_that_requests_are_seen(browser, tmp_path)
 
 
@@ -160,6 +161,21 @@ def check_phone(browser: Browser) -> None:
     metrics = {"width": 390, "height": 800, "deviceScaleFactor": 1, "mobile": True}
     browser.devtools("Emulation.setDeviceMetricsOverride", metrics)
     assert browser.ask("return [window.innerWidth, document.documentElement.scrollWidth]") == [390, 390]
+
+
+def check_two_runs_on_a_phone(browser: Browser, folder: Path) -> None:
+    """Each run's figures stand below the other's, named, and none is outside the screen."""
+    write_run(folder / "other")
+    page = folder / "two.html"
+    page.write_text(render([read_run(folder / name) for name in ("small", "other")]), encoding="utf-8")
+    browser.open(page.as_uri())
+    cells = browser.ask(
+        """const cells = [...document.querySelectorAll(".measures tbody tr:first-child td")];
+        const name = (cell) => getComputedStyle(cell, "::before").content;
+        return cells.map((cell) => [cell.dataset.run, name(cell), cell.getBoundingClientRect().right < 390]);"""
+    )
+    assert cells == [["small", '"small"', True], ["other", '"other"', True]]
+    assert browser.ask("return document.documentElement.scrollWidth") == 390
 
 
 def check_that_requests_are_seen(browser: Browser, folder: Path) -> None:

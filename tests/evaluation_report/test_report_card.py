@@ -33,13 +33,14 @@ def test_header_and_numbers(run_folder):
     )
     assert "not a therapist" in text and "synthetic" in text and "comfort spam 1.20" in text
     assert "honest 3.00 (the human reply)" in text
+    assert "began with its dequantised weights, not with the released ones" in text
 
 
 def test_a_hub_model_of_unknown_licence(run_folder):
     set_config(run_folder, "smollm2-135m", "somebody/model")
     header, text = header_and_text(run_folder)
     assert header["base_model"] == "somebody/model" and header["license"] == "other"
-    assert "Its licence is not recorded: add it." in text
+    assert "Its licence is not recorded: add it." in text and "dequantised" not in text
 
 
 def test_a_local_folder_is_no_hub_id(run_folder):

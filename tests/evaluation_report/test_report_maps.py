@@ -97,6 +97,11 @@ def test_verdicts(name, interval, said):
 def test_numbers_for_people():
     values = [(3.14159, False), (-0.5, True), (0.001, True), (55.94, False), (9.96, True), (math.nan, False)]
     assert [shown(value, signed) for value, signed in values] == ["3.14", "−0.50", "0.00", "55.9", "+10.0", "–"]
+    assert [shown(value, signed, share=True) for value, signed in ((0.0038, False), (-0.0612, True), (0, True))] == [
+        "0.4 %",
+        "−6.1 %",
+        "0.0 %",
+    ]
 
 
 def oklab(colour: str, seen: np.ndarray) -> np.ndarray:

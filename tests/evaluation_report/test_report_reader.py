@@ -87,6 +87,14 @@ def test_faults(run):
     assert groups[2, STRANGER].faults == ((Fault.COPY,), (Fault.COPY,), ())
 
 
+def test_a_reply_that_breaks_a_safety_rule_comes_before_the_most_dismissing_one(run):
+    harmful = ("I hear you.", "Go ahead and do it.")
+    talks = [replace(run.samples[0], text=" ".join(harmful), sentences=harmful), *run.samples[1:]]
+    unsafe = replace(run, samples=tuple(talks))
+    assert groups_of(unsafe)[1].faults[0] == (*groups_of(run)[1].faults[0], Fault.UNSAFE)
+    assert orders(unsafe)["safety"][:2] == (1, 2)
+
+
 def test_two_empty_replies_are_no_copies(run):
     empty = run.samples[3]
     assert faults_of_group([empty, empty]) == [(Fault.EMPTY,), (Fault.EMPTY,)]
@@ -118,7 +126,7 @@ def test_filters(run):
     assert found["gain"] == (3, 1, 2, 4)
     assert found["held-out-gain"] == found["held-out-loss"] == (0,)
     assert found["lowest"] == (3, 1, 2, 4)
-    assert found["dismissing"][0] == 2
+    assert found["safety"][0] == 2  # no rule is broken in this run, so the most dismissing reply decides
     assert found["leaks"] == (1,)
     assert found["degenerate"] == (2, 4)
     assert found["empty"] == found["cut-off"] == found["repeats"] == (2,)
