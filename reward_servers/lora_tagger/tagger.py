@@ -123,18 +123,14 @@ class LoraTagger:
 
 
 def open_encoder(folder: Path, config: LoraTaggerConfig) -> PromptEncoder:
-    """The tokenizer of the tagger's base with its prompts.
+    """The tokenizer of the base of the tagger in `folder`, with its prompts.
 
     Raises:
         LoraTaggerFolderError: the base has no tokenizer, or one with which the verdict is not a single token.
     """
-    return encoder_of(config.base_path(folder), config)
-
-
-def encoder_of(base: str, config: LoraTaggerConfig) -> PromptEncoder:
-    """As `open_encoder`, for a base given by folder or hub id."""
     from transformers import AutoConfig, AutoTokenizer
 
+    base = config.base_path(folder)
     try:
         takes = getattr(AutoConfig.from_pretrained(base), "max_position_embeddings", config.engine.max_tokens + 1)
         tokenizer = AutoTokenizer.from_pretrained(base)
@@ -143,5 +139,5 @@ def encoder_of(base: str, config: LoraTaggerConfig) -> PromptEncoder:
         raise LoraTaggerFolderError(f"{base}: {error}") from error
     except (OSError, ValueError) as error:
         raise LoraTaggerFolderError(
-            f"{base}: no base model and tokenizer there ({error}); set `base` in lora_tagger.json to its folder"
+            f"{base}: no base model and tokenizer there ({error}); give --base, or set `base` in lora_tagger.json"
         ) from error
