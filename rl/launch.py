@@ -90,6 +90,8 @@ def prepare(config: RunConfig) -> Prepared:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
     if config.servers.url:
         _check_servers(config.servers)
+    elif config.servers.tagger:
+        _check_tagger(config.servers.tagger)
     train_side, held_side, _ = (_longest_prompts(side, tokenizer, config) for side in (train, held_out, lessons))
     turns, held_turns = (len(asked(side.prompts, config)) for side in (train_side, held_side))
     if config.prompts_per_step > turns:
@@ -122,6 +124,14 @@ def _check_loss(config: RunConfig) -> None:
 
     validate_advantage(config.learner.loss.advantage)
     validate_loss(config.learner.loss)
+
+
+def _check_tagger(folder: str) -> None:
+    from reward_servers.service_config import tagger_deployment
+
+    if not Path(folder).expanduser().is_dir():
+        raise ConfigError(f"servers.tagger={folder}: no such folder; give a tagger's, or leave it empty")
+    tagger_deployment(folder)
 
 
 def _check_servers(servers: ServersConfig) -> None:

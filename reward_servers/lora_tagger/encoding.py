@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from dialogue.tactics import Tactic
+from reward_servers.failures import UnfitItemError
 from reward_servers.lora_tagger.prompts import ANSWER_AFTER, ANSWER_BEFORE, VERDICTS, TacticPrompt
 
 _PROBE = ("That sounds hard. Did you sleep?", "Did you sleep?")
@@ -15,7 +16,7 @@ class TokenizerError(ValueError):
     """A tokenizer with which the verdict cannot be read from one token. The message says what it does instead."""
 
 
-class PromptTooLongError(ValueError):
+class PromptTooLongError(UnfitItemError):
     """A reply that does not fit the tagger's context together with the question. It is refused, never cut."""
 
 

@@ -36,6 +36,8 @@ Probabilities = NDArray[np.float32]
 class LoraTagger:
     """Tags the sentences of replies. Safe to call from several threads: the engine has one of its own."""
 
+    reads_text = True
+
     def __init__(
         self,
         engine: AnswerEngine,
