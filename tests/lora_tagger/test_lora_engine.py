@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 from pathlib import Path
@@ -13,11 +14,15 @@ from vllm import SamplingParams, TokensPrompt
 
 from dialogue.sentences import split_sentences
 from dialogue.tactics import TACTICS
+from reward_servers.failures import ItemFailure
 from reward_servers.lora_tagger import cpu_kernels, self_check
 from reward_servers.lora_tagger.encoding import PromptTooLongError
 from reward_servers.lora_tagger.engine import Request
 from reward_servers.lora_tagger.folder import find_adapters, load_config
 from reward_servers.lora_tagger.tagger import LoraTagger
+from reward_servers.model_server import CutReply, TaggerServer
+from reward_servers.protocol import FailureKind
+from reward_servers.service_config import TAGGER, DeploymentConfig, TaggerKind
 
 REPLIES = (
     "I'm sorry that your sister said so. Did she know about the exam? You can call me any evening.",
@@ -107,6 +112,19 @@ def test_a_tagger_that_would_answer_wrongly_does_not_start(tagger_folder: Path, 
     (folder / self_check.FILE).write_text(json.dumps(stored), encoding="utf-8")
     with pytest.raises(self_check.SelfCheckError, match=r"differs from PEFT's by .* 1 of 30 probes"):
         LoraTagger.load(folder)
+
+
+def test_a_replica_serves_it_and_finds_it_healthy(tagger_folder: Path, tagger: LoraTagger) -> None:
+    """The deployment that holds the encoder elsewhere; what does not fit is refused alone, as the caller's fault."""
+    server = TaggerServer(TAGGER, DeploymentConfig(TaggerKind.LORA, str(tagger_folder)))
+    items = [CutReply(reply, tuple(split_sentences(reply))) for reply in (REPLIES[0], "long " * 3000, REPLIES[1])]
+    first, refused, last = server._predict_isolated(items)
+    assert isinstance(refused, ItemFailure)
+    assert (refused.kind, refused.server) == (FailureKind.INVALID_REQUEST, TAGGER)
+    alone = tagger.tag([items[0].sentences, items[2].sentences], [items[0].text, items[2].text])
+    for answer, wanted in zip((first, last), alone, strict=True):
+        assert np.abs(np.array(answer.probabilities) - wanted).max() < TOLERANCE
+    asyncio.run(server.check_health())
 
 
 @pytest.mark.parametrize("add_inputs", [True, False])

@@ -39,7 +39,7 @@ LOADER = "package.module:Class"
         (lambda: ServiceConfig(app_name=""), "app_name"),
         (
             lambda: ServiceConfig(tagger=DeploymentConfig("lora")),
-            "tagger.folder is '', but must be the folder of a LoRA",
+            "tagger.folder is '', but must be the",
         ),
         (lambda: ServiceConfig(scorer=DeploymentConfig("lora", "x")), "scorer.loader"),
         (lambda: ServiceConfig(call_timeout_s=0), "call_timeout_s is 0"),
@@ -64,7 +64,7 @@ def test_a_taggers_kind_stands_for_its_loader(tmp_path: Path) -> None:
     assert tagger_deployment("") == DeploymentConfig(TAGGER_LOADER)
     assert tagger_deployment(str(tmp_path)).import_path == TAGGER_LOADER  # the encoder's, as far as one can see
     (tmp_path / "lora_tagger.json").write_text("{}", encoding="utf-8")
-    with pytest.raises(LoraTaggerFolderError, match="lora_tagger.json"):
+    with pytest.raises(LoraTaggerFolderError, match="not a LoRA tagger's configuration"):
         tagger_deployment(str(tmp_path))
 
 
