@@ -44,7 +44,7 @@ class PromptEncoder:
         Raises:
             PromptTooLongError: T would exceed `max_tokens`.
         """
-        ids = self._ids(self._opened(tactic, context, sentence))
+        ids = self.tokenize(self._opened(tactic, context, sentence))
         if len(ids) > self.max_tokens:
             raise PromptTooLongError(
                 f"asking for {tactic} in a reply of {len(context)} characters takes {len(ids)} tokens, "
@@ -54,7 +54,7 @@ class PromptEncoder:
 
     def question(self, tactic: Tactic, context: str, sentence: str) -> list[int]:
         """As `encode`, without the answer's opening: what a model is given that is to write the whole answer."""
-        return self._ids(self._opened(tactic, context, sentence, opening=""))
+        return self.tokenize(self._opened(tactic, context, sentence, opening=""))
 
     def _opened(self, tactic: Tactic, context: str, sentence: str, opening: str = ANSWER_BEFORE) -> str:
         messages = self._prompts[tactic].messages(context, sentence)
@@ -66,7 +66,8 @@ class PromptEncoder:
             raise TokenizerError(f"the base's chat template cannot render the question ({error})") from error
         return f"{chat}{opening}"
 
-    def _ids(self, text: str) -> list[int]:
+    def tokenize(self, text: str) -> list[int]:
+        """Token ids of a text as it stands, nothing added."""
         return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template wrote the special ones
 
     def _answer_ids(self, tactic: Tactic) -> tuple[int, int]:
@@ -75,8 +76,8 @@ class PromptEncoder:
         What stands before `<score>` cannot matter for them: the template's own tokens lie between.
         """
         opened = self._opened(tactic, *_PROBE)
-        before = self._ids(opened)
-        rest = [self._ids(f"{opened}{verdict}{ANSWER_AFTER}") for verdict in VERDICTS]
+        before = self.tokenize(opened)
+        rest = [self.tokenize(f"{opened}{verdict}{ANSWER_AFTER}") for verdict in VERDICTS]
         size = len(before)
         one_token = all(ids[:size] == before and len(ids) > size for ids in rest)
         if not one_token or rest[0][size] == rest[1][size] or rest[0][size + 1 :] != rest[1][size + 1 :]:

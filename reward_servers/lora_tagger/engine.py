@@ -49,6 +49,10 @@ def choose_dtype(choice: EngineDtype) -> str:
 class AnswerEngine:
     """vLLM with all adapters loaded. To be used from the thread that made it.
 
+    Attributes:
+        llm: the engine.
+        loras: each tactic's adapter as vLLM wants it named in a request.
+
     Args:
         base: folder or hub id of the base model.
         adapters: each tactic's adapter in peft's layout.
@@ -69,16 +73,16 @@ class AnswerEngine:
         max_tokens: int,
     ) -> None:
         self._no, self._yes = answer_ids
-        self._llm = _load(base, adapters, settings, max_tokens)
+        self.llm = _load(base, adapters, settings, max_tokens)
         from vllm.lora.request import LoRARequest
 
-        self._loras = {
+        self.loras = {
             tactic: LoRARequest(tactic.value, number, str(path))
             for number, (tactic, path) in enumerate(adapters.items(), start=1)
         }
-        for tactic, lora in self._loras.items():
+        for tactic, lora in self.loras.items():
             try:
-                self._llm.llm_engine.add_lora(lora)
+                self.llm.llm_engine.add_lora(lora)
             except (ValueError, RuntimeError, KeyError) as error:
                 raise LoraTaggerFolderError(f"{adapters[tactic]}: vLLM cannot load this adapter ({error})") from error
 
@@ -93,15 +97,15 @@ class AnswerEngine:
         """
         from vllm import SamplingParams, TokensPrompt
 
-        tactics = list(self._loras)
+        tactics = list(self.loras)
         order = sorted(range(len(requests)), key=lambda i: tactics.index(requests[i].tactic) if grouped else i)
         params = SamplingParams(
             temperature=0.0, max_tokens=1, logprob_token_ids=[self._no, self._yes], detokenize=False
         )
-        outputs = self._llm.generate(
+        outputs = self.llm.generate(
             [TokensPrompt(prompt_token_ids=requests[i].token_ids) for i in order],
             params,
-            lora_request=[self._loras[requests[i].tactic] for i in order],
+            lora_request=[self.loras[requests[i].tactic] for i in order],
             use_tqdm=False,
         )
         found = np.zeros(len(requests))

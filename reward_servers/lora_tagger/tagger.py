@@ -11,9 +11,10 @@ how much at most is `tolerance`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +32,7 @@ from reward_servers.lora_tagger.folder import (
 )
 
 Probabilities = NDArray[np.float32]
+Result = TypeVar("Result")
 
 
 class LoraTagger:
@@ -98,7 +100,11 @@ class LoraTagger:
             PromptTooLongError: a reply does not fit the context.
             EngineError: vLLM answered without the two log-probabilities.
         """
-        return self._thread.submit(self._tag, replies, texts).result()
+        return self.in_thread(lambda: self._tag(replies, texts))
+
+    def in_thread(self, call: Callable[[], Result]) -> Result:
+        """Run `call` in the engine's thread, where it may use the engine."""
+        return self._thread.submit(call).result()
 
     def decide(self, probabilities: Probabilities) -> tuple[tuple[Tactic, ...], ...]:
         """The tactics of each of S sentences: those whose probability reaches the tactic's own threshold."""

@@ -73,19 +73,19 @@ def test_prompts_without_an_adapter_in_the_same_batch_change_nothing(
     """The batch in which vLLM's own CPU kernels apply the last adapter to prompts that have none."""
     engine = tagger.engine
     no, yes = tagger.encoder.answer_ids
-    mixed = [(request, engine._loras[request.tactic]) for request in requests]
+    mixed = [(request, engine.loras[request.tactic]) for request in requests]
     bare = [(request, None) for request in requests[:20]]
     batch = [pair for pairs in zip(mixed[:20], bare, strict=True) for pair in pairs]
     params = SamplingParams(temperature=0.0, max_tokens=1, logprob_token_ids=[no, yes], detokenize=False)
 
     def ask(pairs: list) -> np.ndarray:
         prompts = [TokensPrompt(prompt_token_ids=request.token_ids) for request, _ in pairs]
-        outputs = engine._llm.generate(prompts, params, lora_request=[lora for _, lora in pairs], use_tqdm=False)
+        outputs = engine.llm.generate(prompts, params, lora_request=[lora for _, lora in pairs], use_tqdm=False)
         seen = [output.outputs[0].logprobs[0] for output in outputs]
         return self_check.probabilities(np.array([s[yes].logprob - s[no].logprob for s in seen]))
 
-    together = tagger._thread.submit(ask, batch).result()
-    alone = tagger._thread.submit(ask, bare).result()
+    together = tagger.in_thread(lambda: ask(batch))
+    alone = tagger.in_thread(lambda: ask(bare))
     assert np.abs(together[0::2] - expected[:20]).max() < TOLERANCE
     assert np.abs(together[1::2] - alone).max() < TOLERANCE
 
