@@ -132,6 +132,8 @@ class AdapterTrainer:
         except (OSError, ValueError) as error:
             raise LoraTrainingError(f"{base}: not a model that transformers can load ({error})") from error
         self._lm = lm.requires_grad_(False).to(self._device)
+        if self._device.type == "cuda":  # 24 long prompts at once on an 8B base fit no card otherwise
+            self._lm.gradient_checkpointing_enable({"use_reentrant": False})
 
     def train(self, tactic: Tactic, examples: Sequence[Example], progress: Progress | None = None) -> list[float]:
         """Train and save the adapter of `tactic`, or go on with it; the mean loss of each step from here on.
