@@ -140,14 +140,15 @@ class _Journal:
             try:
                 key, rows = json.loads(line)
             except ValueError:
-                continue  # the line at which the last run was killed
+                continue  # empty, or where the last run was killed
             known[key] = np.array(rows, dtype=np.float32).reshape(-1, len(TACTICS))
         return known
 
     def add(self, key: str, found: Probabilities) -> None:
         try:
             with self._path.open("a", encoding="utf-8") as out:
-                out.write(f"{json.dumps([key, found.astype(float).tolist()])}\n")
+                # The newline before it ends the line at which an earlier run was killed.
+                out.write(f"\n{json.dumps([key, found.astype(float).tolist()])}\n")
         except OSError as error:
             raise TagFileError(f"{self._path}: cannot write there ({error.strerror})") from error
 

@@ -141,5 +141,16 @@ def test_a_tokenizer_that_merges_the_answer_with_its_frame_is_refused(tiny_model
         PromptEncoder(tokenizer, prompts, max_tokens=1000)
 
 
+@pytest.mark.real_data
+def test_the_papers_annotations_give_prompts_that_rebuild_their_questions(real_data: Path) -> None:
+    folder = real_data / "mint" / "tagger_annotations" / "val"
+    found = load_tactic_annotations(folder)
+    assert [len(some.sentences) for some in found.values()] == [286] * 10
+    for tactic, some in found.items():
+        lines = (folder / f"{tactic}.jsonl").read_text(encoding="utf-8").splitlines()
+        asked = [json.loads(line)["messages"][:2] for line in lines]
+        assert [some.prompt.messages(a.context, a.sentence) for a in some.sentences] == asked
+
+
 def set_key(path: Path, key: str, value: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {key: value}), encoding="utf-8")

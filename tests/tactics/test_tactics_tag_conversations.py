@@ -102,6 +102,8 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         tag_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", WordTagger(stop_at=16))
     assert not (tmp_path / "out.jsonl").exists()
+    with (tmp_path / ".out.jsonl.tags").open("a", encoding="utf-8") as journal:
+        journal.write('["half a li')
     second = WordTagger()
     tag_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", second)
     assert len(second.calls) == 24
