@@ -99,23 +99,30 @@ def tagger_deployment(folder: str, replicas: int = 1) -> DeploymentConfig:
     """A deployment of the tagger in `folder`, of whichever kind it is; of the shipped encoder if it is empty.
 
     Raises:
+        ServiceConfigError: the folder holds no tagger.
         LoraTaggerFolderError: a LoRA tagger that lacks something.
     """
     from reward_servers.lora_tagger.folder import is_lora_tagger
 
     lora = bool(folder) and is_lora_tagger(Path(folder).expanduser())
     path = str(Path(folder).expanduser().resolve()) if folder else ""
-    config = DeploymentConfig(TaggerKind.LORA if lora else TAGGER_LOADER, path, replicas=replicas)
+    config = DeploymentConfig(TaggerKind.LORA.value if lora else TAGGER_LOADER, path, replicas=replicas)
     check_tagger(config)
     return config
 
 
 def check_tagger(config: DeploymentConfig) -> None:
-    """What can be known of a LoRA tagger without loading a model; to be called before anything is started.
+    """What can be known of a tagger without loading a model; to be called before anything is started.
 
     Raises:
-        LoraTaggerFolderError: its folder lacks something.
+        ServiceConfigError: the folder holds no encoder tagger.
+        LoraTaggerFolderError: the folder of a LoRA tagger lacks something.
     """
+    if config.import_path == TAGGER_LOADER and config.folder and not (Path(config.folder) / "tagger.json").is_file():
+        raise ServiceConfigError(
+            f"{config.folder} holds neither tagger.json nor lora_tagger.json: give a folder that `rapport tagger train` "
+            "or `rapport tagger train-lora` made"
+        )
     if config.import_path == LORA_LOADER:
         from reward_servers.lora_tagger.folder import find_adapters, load_config
 

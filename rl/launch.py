@@ -129,9 +129,10 @@ def _check_loss(config: RunConfig) -> None:
 def _check_tagger(folder: str) -> None:
     from reward_servers.service_config import tagger_deployment
 
-    if not Path(folder).expanduser().is_dir():
-        raise ConfigError(f"servers.tagger={folder}: no such folder; give a tagger's, or leave it empty")
-    tagger_deployment(folder)
+    try:
+        tagger_deployment(folder)
+    except ValueError as error:
+        raise ConfigError(f"servers.tagger={folder}: {error}; leave it empty for the shipped encoder") from error
 
 
 def _check_servers(servers: ServersConfig) -> None:

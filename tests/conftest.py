@@ -29,7 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 ENGINE_TESTS = (
     "tests/learner/",
-    "tests/lora_tagger/test_lora_engine.py",
+    "tests/lora_tagger/",
     "tests/rl/test_rl_end_to_end.py",
     "tests/rollout/",
     "tests/service/",

@@ -93,11 +93,9 @@ def tag(
 
 def _check_tagger(folder: Path | None) -> None:
     """What can be said of a tagger's folder before anything heavy is imported."""
-    from reward_servers.lora_tagger.folder import find_adapters, is_lora_tagger, load_config
+    from reward_servers.service_config import tagger_deployment
 
-    if folder is not None and is_lora_tagger(folder):
-        load_config(folder)
-        find_adapters(folder)
+    tagger_deployment(str(folder or ""))
 
 
 def _print_agreement(agreement: Agreement) -> None:

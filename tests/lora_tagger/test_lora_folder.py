@@ -22,6 +22,8 @@ from reward_servers.lora_tagger.folder import (
 )
 from reward_servers.lora_tagger.prompts import load_tactic_annotations, named_tactic
 from reward_servers.lora_tagger.self_check import FILE
+from reward_servers.service_config import LORA_LOADER, check_tagger, tagger_deployment
+from reward_servers.service_file import load_service
 from reward_servers.tactics.data import TagDataError
 
 
@@ -139,6 +141,18 @@ def test_a_tokenizer_that_merges_the_answer_with_its_frame_is_refused(tiny_model
     prompts = {tactic: found.prompt for tactic, found in load_tactic_annotations(annotations).items()}
     with pytest.raises(TokenizerError, match="differ in one token"):
         PromptEncoder(tokenizer, prompts, max_tokens=1000)
+
+
+def test_the_service_and_the_trainer_name_it_by_its_folder(tagger_folder: Path, tmp_path: Path) -> None:
+    """`tagger: {loader: lora, folder: ...}` for `rapport serve`, `servers.tagger=...` for `rapport train`."""
+    (tmp_path / "serve.yaml").write_text(f"tagger: {{loader: lora, folder: {tagger_folder}}}", encoding="utf-8")
+    served = load_service(tmp_path / "serve.yaml").tagger
+    check_tagger(served)
+    assert served == tagger_deployment(str(tagger_folder))
+    assert served.import_path == LORA_LOADER
+    (tmp_path / "serve.yaml").write_text("tagger: {loader: lora, folder: nowhere}", encoding="utf-8")
+    with pytest.raises(LoraTaggerFolderError, match="rapport tagger adopt"):
+        check_tagger(load_service(tmp_path / "serve.yaml").tagger)
 
 
 @pytest.mark.real_data

@@ -62,7 +62,8 @@ def test_a_taggers_kind_stands_for_its_loader(tmp_path: Path) -> None:
     for kind in TaggerKind:
         assert load_class(DeploymentConfig(kind, "x").import_path).load
     assert tagger_deployment("") == DeploymentConfig(TAGGER_LOADER)
-    assert tagger_deployment(str(tmp_path)).import_path == TAGGER_LOADER  # the encoder's, as far as one can see
+    with pytest.raises(ServiceConfigError, match="holds neither"):
+        tagger_deployment(str(tmp_path))
     (tmp_path / "lora_tagger.json").write_text("{}", encoding="utf-8")
     with pytest.raises(LoraTaggerFolderError, match="not a LoRA tagger's configuration"):
         tagger_deployment(str(tmp_path))
