@@ -120,8 +120,8 @@ def check_tagger(config: DeploymentConfig) -> None:
     """
     if config.import_path == TAGGER_LOADER and config.folder and not (Path(config.folder) / "tagger.json").is_file():
         raise ServiceConfigError(
-            f"{config.folder} holds neither tagger.json nor lora_tagger.json: give a folder that `rapport tagger train` "
-            "or `rapport tagger train-lora` made"
+            f"{config.folder} holds neither tagger.json nor lora_tagger.json: give a folder made by "
+            "`rapport tagger train`, `train-lora` or `adopt`"
         )
     if config.import_path == LORA_LOADER:
         from reward_servers.lora_tagger.folder import find_adapters, load_config
