@@ -30,7 +30,7 @@ import torch
 from dialogue.loaders import load_conversations
 from dialogue.sentences import split_sentences
 from dialogue.tactics import DEFINITIONS, TACTICS, Tactic
-from reward_servers.lora_tagger.folder import EngineSettings, LoraTaggerConfig, save_config
+from reward_servers.lora_tagger.folder import EngineDtype, EngineSettings, LoraTaggerConfig, save_config
 from reward_servers.lora_tagger.prompts import TacticPrompt
 from reward_servers.lora_tagger.tagger import LoraTagger
 from reward_servers.tactics.encoder_tagger import EncoderTagger
@@ -137,6 +137,7 @@ def main() -> None:
     parser.add_argument("--model", default="smollm2-135m")
     parser.add_argument("--tagger", type=Path, help="a LoRA tagger's folder, instead of random adapters")
     parser.add_argument("--rank", type=int, default=64)
+    parser.add_argument("--dtype", default="auto", choices=list(EngineDtype))
     parser.add_argument("--replies", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--full", action="store_true", help="also completions of 64 tokens")
@@ -145,7 +146,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.tagger or Path(scratch)
         if args.tagger is None:
-            random_tagger(folder, args.model, args.rank, EngineSettings(max_tokens=2048, max_sequences=32))
+            settings = EngineSettings(EngineDtype(args.dtype), max_tokens=2048, max_sequences=32)
+            random_tagger(folder, args.model, args.rank, settings)
         rates = measure(args, folder)
     slowest = [name for name in rates if name.startswith("completion")]
     for name in slowest:
