@@ -151,7 +151,7 @@ def _options(
 ) -> dict[str, Any]:
     described = [check_adapter(path) for path in adapters.values()]
     rank = max(adapter["r"] for adapter in described)
-    targets = [adapter.get("target_modules") for adapter in described]
+    named = [names for adapter in described if isinstance(names := adapter.get("target_modules"), list)]
     options: dict[str, Any] = {
         "model": base,
         "dtype": choose_dtype(settings.dtype),
@@ -168,8 +168,8 @@ def _options(
         "use_tqdm_on_load": False,
         "seed": 0,
     }
-    if all(isinstance(names, list) for names in targets):  # else vLLM multiplies every layer by adapters of zeros
-        options["lora_target_modules"] = sorted({name for names in targets for name in names})
+    if len(named) == len(described):  # else vLLM multiplies every layer by adapters of zeros
+        options["lora_target_modules"] = sorted({name for names in named for name in names})
     if gpu:
         return options | {"gpu_memory_utilization": settings.gpu_memory_utilization}
     return options | {

@@ -121,13 +121,10 @@ class LoraTagger:
             for sentence in sentences
             for tactic in TACTICS
         ]
-        found = self_check.probabilities(self.engine.log_odds(requests)).astype(np.float32) if requests else np.zeros(0)
-        rows = iter(found.reshape(-1, len(TACTICS)))
-        empty = np.zeros((0, len(TACTICS)), dtype=np.float32)
-        return [
-            np.stack([next(rows) for _ in sentences]).astype(np.float32) if len(sentences) else empty
-            for sentences in replies
-        ]
+        log_odds = self.engine.log_odds(requests) if requests else np.zeros(0)
+        table = self_check.probabilities(log_odds).astype(np.float32).reshape(-1, len(TACTICS))  # (S of all, K)
+        ends = np.cumsum([len(sentences) for sentences in replies])
+        return [table[end - len(sentences) : end] for end, sentences in zip(ends, replies, strict=True)]
 
 
 def open_encoder(folder: Path, config: LoraTaggerConfig) -> PromptEncoder:

@@ -14,8 +14,8 @@ from reward_servers.lora_tagger.prompts import load_tactic_annotations
 from reward_servers.lora_tagger.tagger import LoraTagger
 
 
-@pytest.fixture(scope="session")
-def annotations(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest.fixture(scope="session", name="annotations")
+def annotation_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of `<tactic>.jsonl`, three sentences each."""
     folder = tmp_path_factory.mktemp("annotations")
     for tactic in TACTICS:
