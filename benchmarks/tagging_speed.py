@@ -37,17 +37,16 @@ from reward_servers.tactics.encoder_tagger import EncoderTagger
 from rl.models import resolve_model
 
 ANSWER = re.compile(r"<score>\s*([01])\s*</score>")
-GUIDELINE = "\n".join(f"- {tactic.value}: {definition}" for tactic, definition in DEFINITIONS.items())
 FULL_TOKENS = 64  # what the reference lets a completion write
 
 
 def prompts() -> dict[Tactic, TacticPrompt]:
-    """Prompts of the paper's layout in words of our own, with the definitions of all tactics as the guideline."""
+    """Prompts of the paper's layout in words of our own; the guideline is shorter, but it is cached in any case."""
     return {
         tactic: TacticPrompt(
             system=f"You decide whether a sentence of a reply shows the tactic {tactic.value}.",
-            before=f"### Instruction:\n\nThe tactics are:\n{GUIDELINE}\n\nSay whether {tactic.value} holds, 1 or 0, as "
-            "<score>[]</score>\n\n### Input:\n- Context (Full Empathic Response):\n",
+            before=f"### Instruction:\n\n{tactic.value}: the sentence {DEFINITIONS[tactic]}. Say whether it holds, 1 or 0, "
+            "as <score>[]</score>\n\n### Input:\n- Context (Full Empathic Response):\n",
             between="\n\n- Sentence to Evaluate:\n",
             after="\n\n### Response:",
         )
