@@ -45,8 +45,8 @@ def prompts() -> dict[Tactic, TacticPrompt]:
     return {
         tactic: TacticPrompt(
             system=f"You decide whether a sentence of a reply shows the tactic {tactic.value}.",
-            before=f"### Instruction:\n\n{tactic.value}: the sentence {DEFINITIONS[tactic]}. Say whether it holds, 1 or 0, "
-            "as <score>[]</score>\n\n### Input:\n- Context (Full Empathic Response):\n",
+            before=f"### Instruction:\n\n{tactic.value}: the sentence {DEFINITIONS[tactic]}. Say whether it holds, "
+            "1 or 0, as <score>[]</score>\n\n### Input:\n- Context (Full Empathic Response):\n",
             between="\n\n- Sentence to Evaluate:\n",
             after="\n\n### Response:",
         )

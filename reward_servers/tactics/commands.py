@@ -73,7 +73,7 @@ def tag(
     """
     from reward_servers.tactics.tag_file import check_file, tag_file
 
-    check_file(in_path, out_path)
+    replies = check_file(in_path, out_path)
     _check_tagger(tagger)
     import torch
 
@@ -83,9 +83,7 @@ def tag(
     model = load_any_tagger(tagger)
     with _progress("tagging") as bar:
         task = bar.add_task("tagging", total=None, note="")
-        done = tag_file(
-            in_path, out_path, model, lambda replies, total: bar.update(task, completed=replies, total=total)
-        )
+        done = tag_file(replies, out_path, model, lambda n, total: bar.update(task, completed=n, total=total))
     _console.print(f"{done.replies} replies, {done.sentences} sentences tagged by {model.version} -> {out_path}")
     if done.agreement is not None:
         _print_agreement(done.agreement)

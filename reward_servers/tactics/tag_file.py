@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.tactics.evaluation import macro_f1
 from reward_servers.tactics.kinds import tag_replies
-from reward_servers.tactics.reply_files import Reply, TagFileError, read_replies
+from reward_servers.tactics.reply_files import Reply, ReplyFile, TagFileError, read_replies
 
 if TYPE_CHECKING:
     from reward_servers.tactics.kinds import Probabilities, Tagger
@@ -59,8 +59,11 @@ class Tagged:
     agreement: Agreement | None
 
 
-def check_file(source: Path, target: Path) -> None:
+def check_file(source: Path, target: Path) -> ReplyFile:
     """Read all of `source` and see whether `target` may be written: seconds, where loading a tagger takes longer.
+
+    Returns:
+        What was read; `tag_file` takes it.
 
     Raises:
         TagFileError, DataError: as `tag_file`.
@@ -69,10 +72,12 @@ def check_file(source: Path, target: Path) -> None:
         raise TagFileError(f"{target}: the output would overwrite the input; choose another name")
     if not target.parent.is_dir():
         raise TagFileError(f"{target}: cannot write there (no such folder)")
-    read_replies(source)
+    return read_replies(source)
 
 
-def tag_file(source: Path, target: Path, tagger: Tagger, on_reply: Callable[[int, int], None] | None = None) -> Tagged:
+def tag_file(
+    source: Path | ReplyFile, target: Path, tagger: Tagger, on_reply: Callable[[int, int], None] | None = None
+) -> Tagged:
     """Tag every reply of a file whose layout is one of `reply_files`.
 
     Beside each reply are added `sentence_tactics` (S lists of names), `sentence_tactic_probabilities` (S lists of
@@ -82,7 +87,7 @@ def tag_file(source: Path, target: Path, tagger: Tagger, on_reply: Callable[[int
     The output is written beside `target` under a temporary name and renamed when complete: there is never half a file.
 
     Args:
-        source: the file.
+        source: the file, or what `check_file` has read of it.
         target: must not be `source`.
         tagger: the tagger to use.
         on_reply: called with the replies tagged so far and all of them.
@@ -91,8 +96,7 @@ def tag_file(source: Path, target: Path, tagger: Tagger, on_reply: Callable[[int
         TagFileError: `source` is missing or is `target`, `target` cannot be written, or an entry is not as above.
         DataError: conversations that break a rule of `dialogue.loaders`.
     """
-    check_file(source, target)
-    file = read_replies(source)
+    file = check_file(source, target) if isinstance(source, Path) else source
     journal = _Journal(target.parent / f".{target.name}.tags", tagger.version)
     probabilities = _all_probabilities(file.replies, tagger, journal, on_reply)
     decided = [tagger.decide(found) for found in probabilities]
