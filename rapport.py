@@ -49,7 +49,7 @@ COMMANDS: dict[str, Entry] = {
     "sft": Entry("sft.commands", "app", "Fine-tune with emotion and strategy heads: rapport sft quickstart"),
     "chat": Entry("sft.chat.commands", "chat", "Talk with a model: rapport chat smollm2-135m"),
     "tag": Entry("reward_servers.tactics.commands", "tag", "Name the supportive tactics of each sentence of replies."),
-    "tagger": Entry("reward_servers.tactics.commands", "app", "Train and evaluate the tactic tagger."),
+    "tagger": Entry("reward_servers.tactics.commands", "app", "Train, adopt and evaluate tactic taggers."),
     "score": Entry("reward_servers.empathy.commands", "score", "Score replies on the six dimensions of empathy."),
     "scorer": Entry("reward_servers.empathy.commands", "app", "Train and evaluate the empathy scorer."),
     "serve": Entry("reward_servers.commands", "serve", "Serve tactics and empathy scores over HTTP: rapport serve"),

@@ -46,7 +46,8 @@ def serve(
     \b
     CONFIG.yaml, all keys optional (configs/serve/demo.yaml is one):
       http: {host: 0.0.0.0, port: 8000, token: SECRET}
-      tagger: {replicas: 2, folder: runs/my-tagger}
+      tagger: {replicas: 2, folder: runs/my-tagger}      # the encoder
+      tagger: {loader: lora, folder: runs/lora-tagger}   # adapters on an LLM
       scorer: {replicas: 4, num_gpus: 0.25}
 
     \b
@@ -56,9 +57,11 @@ def serve(
 
     Ctrl-C takes no new calls and lets those in flight finish for ten seconds.
     """
+    from reward_servers.service_config import check_tagger
     from reward_servers.service_file import load_service
 
     config = _chosen(load_service(config_path), host, port)
+    check_tagger(config.tagger)
     if dry_run:
         typer.echo(_described(config))
         return

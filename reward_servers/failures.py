@@ -32,6 +32,10 @@ class RewardServerError(RuntimeError):
         return f"{self.server}: {self.message} ({self.kind.value})"
 
 
+class UnfitItemError(ValueError):
+    """An item that a model refuses whatever its state, such as a reply too long for its context: the caller's fault."""
+
+
 @dataclass(frozen=True, slots=True)
 class ItemFailure:
     """What stands in the place of one item's prediction when there is none."""

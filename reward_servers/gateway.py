@@ -15,7 +15,7 @@ from dialogue.sentences import split_sentences
 from reward_servers.failures import ItemFailure, RewardServerError
 from reward_servers.handles import ask
 from reward_servers.http_routes import Calls, answer
-from reward_servers.model_server import Predictions, ReplyTactics
+from reward_servers.model_server import CutReply, Predictions, ReplyTactics
 from reward_servers.protocol import (
     EmpathyResult,
     EmpathyScore,
@@ -64,8 +64,10 @@ class Gateway:
         places = [i for i, result in enumerate(results) if result is None]
         valid = [requests[i] for i in places]
         sentences = [tuple(split_sentences(request.response)) for request in valid]
+        replies = [CutReply(request.response, cut) for request, cut in zip(valid, sentences, strict=True)]
         (tag_version, tags), (score_version, scores) = await asyncio.gather(
-            self._tag_sentences(sentences, timeout_s), self._ask(self._scorer, SCORER, valid, timeout_s)
+            self._tag_sentences(replies, timeout_s),
+            self._ask(self._scorer, SCORER, valid, timeout_s),
         )
         versions = {TAGGER: tag_version, SCORER: score_version}
         for i, request, cut, tagged, scored in zip(places, valid, sentences, tags, scores, strict=True):
@@ -76,7 +78,8 @@ class Gateway:
         limits = self.config.limits
         complaints = [complaint_about_response(text, limits) for _, text in responses]
         cut = [tuple(split_sentences(t)) if c is None else () for (_, t), c in zip(responses, complaints, strict=True)]
-        _, tags = await self._tag_sentences(cut, timeout_s)
+        asked = [CutReply(text, sentences) for (_, text), sentences in zip(responses, cut, strict=True)]
+        _, tags = await self._tag_sentences(asked, timeout_s)
         return [
             _refused(name, complaint) if complaint is not None else _tagged(name, sentences, tagged)
             for (name, _), complaint, sentences, tagged in zip(responses, complaints, cut, tags, strict=True)
@@ -109,10 +112,10 @@ class Gateway:
         complaint = complaint_about(request, self.config.limits)
         return None if complaint is None else _refused(request.id, complaint)
 
-    async def _tag_sentences(self, replies: Sequence[tuple[str, ...]], timeout_s: float) -> tuple[str, list[Any]]:
+    async def _tag_sentences(self, replies: Sequence[CutReply], timeout_s: float) -> tuple[str, list[Any]]:
         """As `_ask`; a reply without sentences has no tactics, and no model is asked for them."""
         answers: list[Any] = [ReplyTactics((), ()) for _ in replies]
-        places = [i for i, sentences in enumerate(replies) if sentences]
+        places = [i for i, reply in enumerate(replies) if reply.sentences]
         version, tagged = await self._ask(self._tagger, TAGGER, [replies[i] for i in places], timeout_s)
         for i, tactics in zip(places, tagged, strict=True):
             answers[i] = tactics

@@ -22,18 +22,28 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ray import serve
 
 from dialogue.tactics import TACTICS, Tactic
-from reward_servers.failures import ItemFailure, RewardServerError, root_cause
+from reward_servers.failures import ItemFailure, RewardServerError, UnfitItemError, root_cause
 from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
 from reward_servers.service_config import DeploymentConfig, ServiceConfigError
+from reward_servers.tactics.kinds import tag_replies
 
 logger = logging.getLogger("ray.serve")
 
 _ENTRY_BYTES = 600  # of a kept prediction: its key, the places in the cache and six numbers
 _ROW_BYTES = 600  # of a sentence: ten boxed doubles in a tuple, and the tuple of its tactics
+
+
+@dataclass(frozen=True, slots=True)
+class CutReply:
+    """One reply to tag: as it was written, and its S sentences."""
+
+    text: str
+    sentences: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +81,7 @@ def load_model(config: DeploymentConfig) -> Any:
     Raises:
         ServiceConfigError: there is no such class. Errors of `load` itself pass through.
     """
-    module, _, name = config.loader.partition(":")
+    module, _, name = config.import_path.partition(":")
     try:
         model_class = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
@@ -119,6 +129,10 @@ class ModelServer(ABC):
     def _size(self, prediction: Any) -> int:
         """Bytes that a prediction takes, roughly."""
 
+    def _same(self, probe: list[Any], first: list[Any]) -> bool:
+        """Whether the health check's prediction is still the first one."""
+        return probe == first
+
     async def predict(self, items: Sequence[Any]) -> Predictions:
         """One prediction or `ItemFailure` per item, in order. Called by the gateway."""
         shared = await self._once(items)
@@ -132,10 +146,11 @@ class ModelServer(ABC):
         """Run the model on a fixed item; Ray Serve replaces a replica that raises or hangs here three times in a row.
 
         Raises:
-            UnhealthyModelError: the prediction is not bitwise the one made right after loading.
+            UnhealthyModelError: the prediction is not the one made right after loading: bitwise, or within the
+                tolerance of a model that states one.
         """
         probe = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_checked, [self._probe()])
-        if probe != self._first_probe:
+        if not self._same(probe, self._first_probe):
             raise UnhealthyModelError(f"{self._name}: {probe} for the probe that first gave {self._first_probe}")
 
     async def _run_batch(self, calls: list[Sequence[Any]]) -> list[list[Any]]:
@@ -150,6 +165,8 @@ class ModelServer(ABC):
         except Exception as error:
             if len(items) == 1:
                 logger.exception("%s failed on one item", self._name)
+                if isinstance(error, UnfitItemError):
+                    return [ItemFailure(FailureKind.INVALID_REQUEST, str(error), self._name)]
                 if isinstance(error, RewardServerError):  # a model that asks another server knows better
                     return [ItemFailure(error.kind, f"{error.server}: {error.message}", self._name)]
                 message = f"the model raised {root_cause(error)}; the replica's log has the traceback"
@@ -167,13 +184,14 @@ class ModelServer(ABC):
 
 
 class TaggerServer(ModelServer):
-    """Serves a tactic tagger. Items are replies cut into sentences, predictions `ReplyTactics`."""
+    """Serves a tactic tagger of either kind. Items are `CutReply`s, predictions `ReplyTactics`."""
 
-    def _probe(self) -> tuple[str, ...]:
-        return ("That sounds exhausting.", "What would help you rest tonight?")
+    def _probe(self) -> CutReply:
+        sentences = ("That sounds exhausting.", "What would help you rest tonight?")
+        return CutReply(" ".join(sentences), sentences)
 
-    def _predict(self, items: Sequence[Sequence[str]]) -> list[ReplyTactics]:
-        tagged = self._model.tag(items)
+    def _predict(self, items: Sequence[CutReply]) -> list[ReplyTactics]:
+        tagged = tag_replies(self._model, [item.text for item in items], [item.sentences for item in items])
         return [
             ReplyTactics(
                 tuple(tuple(tactics) for tactics in self._model.decide(probabilities)),
@@ -182,17 +200,22 @@ class TaggerServer(ModelServer):
             for probabilities in tagged
         ]
 
-    def _complaint(self, item: Sequence[str], prediction: ReplyTactics) -> str | None:
-        if not len(item) == len(prediction.tactics) == len(prediction.probabilities):
-            return f"{len(prediction.probabilities)} rows of tactics for {len(item)} sentences"
+    def _complaint(self, item: CutReply, prediction: ReplyTactics) -> str | None:
+        if not len(item.sentences) == len(prediction.tactics) == len(prediction.probabilities):
+            return f"{len(prediction.probabilities)} rows of tactics for {len(item.sentences)} sentences"
         if any(len(row) != len(TACTICS) for row in prediction.probabilities):
             return f"a row of tactic probabilities is not of length {len(TACTICS)}"
         if not all(0 <= p <= 1 for row in prediction.probabilities for p in row):
             return "a tactic probability is not in [0, 1]"
         return None
 
-    def _identity(self, item: Sequence[str]) -> tuple[object, ...]:
-        return tuple(item)
+    def _identity(self, item: CutReply) -> tuple[object, ...]:
+        return (item.text, item.sentences) if getattr(self._model, "reads_text", False) else item.sentences
+
+    def _same(self, probe: list[ReplyTactics], first: list[ReplyTactics]) -> bool:
+        tolerance = getattr(self._model, "tolerance", 0.0)
+        now, before = (np.array([row for answer in side for row in answer.probabilities]) for side in (probe, first))
+        return now.shape == before.shape and bool((np.abs(now - before) <= tolerance).all())
 
     def _size(self, prediction: ReplyTactics) -> int:
         return _ENTRY_BYTES + _ROW_BYTES * len(prediction.probabilities)

@@ -6,7 +6,8 @@ loads in milliseconds and its objects pickle between Ray processes of any kind.
 Invariants
     A request gets exactly one answer: a `Score` or a `ScoreFailure`, in the order of the requests.
     A failure is never a number: no field of `Score` is ever made up for something that could not be scored.
-    Equal requests to equal model versions get bitwise equal scores, whatever else was in the batch.
+    Equal requests to equal model versions get bitwise equal scores, whatever else was in the batch; a model for which
+    that cannot hold (the LoRA tagger: vLLM orders the sums of a batch as it likes) states its tolerance.
 """
 
 from __future__ import annotations

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field
+from enum import StrEnum
 from ipaddress import ip_address
+from pathlib import Path
 
 # Names of the deployments, as `serve status`, failures and `Score.model_versions` show them.
 TAGGER = "tactic-tagger"
@@ -13,7 +15,19 @@ SCORER = "empathy-scorer"
 GATEWAY = "gateway"
 
 TAGGER_LOADER = "reward_servers.tactics.encoder_tagger:EncoderTagger"
+LORA_LOADER = "reward_servers.lora_tagger.tagger:LoraTagger"
 SCORER_LOADER = "reward_servers.empathy.scorer:EmpathyScorer"
+
+
+class TaggerKind(StrEnum):
+    """A short name for a tagger's loader: one encoder for all ten tactics, or ten LoRA adapters on an LLM."""
+
+    ENCODER = "encoder"
+    LORA = "lora"
+
+    @property
+    def import_path(self) -> str:
+        return TAGGER_LOADER if self is TaggerKind.ENCODER else LORA_LOADER
 
 
 class ServiceConfigError(ValueError):
@@ -30,7 +44,8 @@ class DeploymentConfig:
     """One kind of model server.
 
     Attributes:
-        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method.
+        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method. For a
+            tagger also its kind: `encoder` or `lora`.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, on any nodes of the cluster.
         num_cpus: CPUs reserved per replica. Half a one, because a synchronous trainer computes nothing while it
@@ -60,14 +75,59 @@ class DeploymentConfig:
     health_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        module, colon, name = self.loader.partition(":")
-        _require(bool(module and colon and name), "loader", self.loader, "an import path like package.module:Class")
+        module, colon, name = self.import_path.partition(":")
+        _require(
+            bool(module and colon and name),
+            "loader",
+            self.loader,
+            f"an import path like package.module:Class, or for a tagger {' or '.join(TaggerKind)}",
+        )
         for key in ("replicas", "max_batch_size", "max_ongoing_calls", "max_queued_calls"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         for key in ("num_cpus", "num_gpus", "batch_wait_s", "cache_bytes"):
             _require(getattr(self, key) >= 0, key, getattr(self, key), "0 or more")
         for key in ("health_period_s", "health_timeout_s"):
             _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+
+    @property
+    def import_path(self) -> str:
+        """`module:Class`, also where `loader` is a tagger's kind."""
+        return TaggerKind(self.loader).import_path if self.loader in tuple(TaggerKind) else self.loader
+
+
+def tagger_deployment(folder: str, replicas: int = 1) -> DeploymentConfig:
+    """A deployment of the tagger in `folder`, of whichever kind it is; of the shipped encoder if it is empty.
+
+    Raises:
+        ServiceConfigError: the folder holds no tagger.
+        LoraTaggerFolderError: a LoRA tagger that lacks something.
+    """
+    from reward_servers.lora_tagger.folder import is_lora_tagger
+
+    lora = bool(folder) and is_lora_tagger(Path(folder).expanduser())
+    path = str(Path(folder).expanduser().resolve()) if folder else ""
+    config = DeploymentConfig(TaggerKind.LORA.value if lora else TAGGER_LOADER, path, replicas=replicas)
+    check_tagger(config)
+    return config
+
+
+def check_tagger(config: DeploymentConfig) -> None:
+    """What can be known of a tagger without loading a model; to be called before anything is started.
+
+    Raises:
+        ServiceConfigError: the folder holds no encoder tagger.
+        LoraTaggerFolderError: the folder of a LoRA tagger lacks something.
+    """
+    if config.import_path == TAGGER_LOADER and config.folder and not (Path(config.folder) / "tagger.json").is_file():
+        raise ServiceConfigError(
+            f"{config.folder} holds neither tagger.json nor lora_tagger.json: give a folder made by "
+            "`rapport tagger train`, `train-lora` or `adopt`"
+        )
+    if config.import_path == LORA_LOADER:
+        from reward_servers.lora_tagger.folder import find_adapters, load_config
+
+        load_config(Path(config.folder))
+        find_adapters(Path(config.folder))
 
 
 @dataclass(frozen=True)
@@ -128,6 +188,10 @@ class ServiceConfig:
 
     def __post_init__(self) -> None:
         _require(bool(self.app_name), "app_name", self.app_name, "a name")
+        _require(self.scorer.loader not in tuple(TaggerKind), "scorer.loader", self.scorer.loader, "a scorer's")
+        needs_folder = self.tagger.import_path == LORA_LOADER
+        wanted = "the folder of a LoRA tagger (rapport tagger train-lora makes one)"
+        _require(bool(self.tagger.folder) or not needs_folder, "tagger.folder", self.tagger.folder, wanted)
         for key in ("gateways", "max_ongoing_calls", "max_queued_calls"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
         _require(self.gateway_cpus >= 0, "gateway_cpus", self.gateway_cpus, "0 or more")

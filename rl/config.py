@@ -205,6 +205,7 @@ class ServersConfig:
 
     url: str = ""
     token: str = ""
+    tagger: str = ""  # folder of a tagger of either kind for those started here; empty: the shipped encoder
     replicas: int = 1
     timeout_s: float = 60.0
     retries: int = 4

@@ -92,6 +92,8 @@ def prepare(config: RunConfig) -> Prepared:
         raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
     if config.servers.url:
         _check_servers(config.servers)
+    elif config.servers.tagger:
+        _check_tagger(config.servers.tagger)
     train_side, held_side, _ = (_longest_prompts(side, tokenizer, config) for side in (train, held_out, lessons))
     turns, held_turns = len(trained_on(train_side.prompts, config)), len(asked(held_side.prompts, config))
     crisis = len(asked(train_side.prompts, config)) - turns
@@ -124,6 +126,15 @@ def _check_loss(config: RunConfig) -> None:
 
     validate_advantage(config.learner.loss.advantage)
     validate_loss(config.learner.loss)
+
+
+def _check_tagger(folder: str) -> None:
+    from reward_servers.service_config import tagger_deployment
+
+    try:
+        tagger_deployment(folder)
+    except ValueError as error:
+        raise ConfigError(f"servers.tagger={folder}: {error}; leave it empty for the shipped encoder") from error
 
 
 def _check_servers(servers: ServersConfig) -> None:

@@ -47,10 +47,10 @@ def start_scorer(config: RunConfig, on_exit: ExitStack) -> BlockingScorer:
 
 def _start_servers(servers: ServersConfig, policy: RetryPolicy, on_exit: ExitStack) -> RewardClient:
     from reward_servers.serve import start_reward_servers, stop_reward_servers
-    from reward_servers.service_config import SCORER_LOADER, TAGGER_LOADER, DeploymentConfig, ServiceConfig
+    from reward_servers.service_config import SCORER_LOADER, DeploymentConfig, ServiceConfig, tagger_deployment
 
     service = ServiceConfig(
-        tagger=DeploymentConfig(TAGGER_LOADER, replicas=servers.replicas),
+        tagger=tagger_deployment(servers.tagger, servers.replicas),
         scorer=DeploymentConfig(SCORER_LOADER, replicas=servers.replicas),
     )
     client = start_reward_servers(service, policy)

@@ -29,6 +29,7 @@ settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "same"))
 
 LEARNER_TESTS = "tests/learner/"  # over a minute in all, so they come early
 ENGINE_TESTS = (
+    "tests/lora_tagger/",
     "tests/rl/test_rl_end_to_end.py",
     "tests/rollout/",
     "tests/service/",

@@ -1,4 +1,6 @@
-"""The tagger on the command line: `rapport tag`, `rapport tagger train`, `rapport tagger evaluate`.
+"""The taggers on the command line: `rapport tag`, and `rapport tagger` for what makes and measures them.
+
+`train` and `evaluate` are about the encoder; `train-lora`, `adopt` and `evaluate-lora` about adapters on an LLM.
 
 Models are imported inside the commands, so that `--help` answers at once.
 """
@@ -15,11 +17,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from dialogue.tactics import TACTICS
+from reward_servers.lora_tagger.commands import adopt, evaluate_lora, train_lora
 
 if TYPE_CHECKING:
     from reward_servers.tactics.building import Builder
+    from reward_servers.tactics.tag_file import Agreement
 
-app = typer.Typer(no_args_is_help=True, help="Train and evaluate the tactic tagger.")
+app = typer.Typer(
+    no_args_is_help=True,
+    help="""Train and evaluate tactic taggers.
+
+    Two kinds: one small encoder for all ten tactics (train, evaluate), which is shipped and fast; and ten LoRA adapters
+    on one language model, the paper's (train-lora, adopt, evaluate-lora), which vLLM serves. Either is used by
+    `rapport tag --tagger FOLDER`, by `rapport serve` and in training.""",
+)
+app.command("train-lora")(train_lora)
+app.command("adopt")(adopt)
+app.command("evaluate-lora")(evaluate_lora)
 _console = Console(stderr=True)
 
 DataOption = Annotated[Path, typer.Option("--data", help="Folder that holds mint/.")]
@@ -30,28 +47,68 @@ ThreadsOption = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 
 
 def tag(
-    in_path: Annotated[Path, typer.Argument(metavar="IN.jsonl", help='Lines {"response": ...}.')],
-    out_path: Annotated[Path, typer.Option("--out", metavar="OUT.jsonl", help="Written when all lines are tagged.")],
-    weights: Annotated[
-        Path | None, typer.Option(help="Folder of a trained tagger; the shipped one if not given.")
+    in_path: Annotated[Path, typer.Argument(metavar="FILE", help="Replies or conversations: .json or .jsonl.")],
+    out_path: Annotated[Path, typer.Option("--out", metavar="OUT", help="Written when all replies are tagged.")],
+    tagger: Annotated[
+        Path | None, typer.Option("--tagger", help="Folder of a tagger of either kind; the shipped one if absent.")
     ] = None,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Add the tactics of every sentence to a file of replies."""
+    """Add the tactics of every sentence to a file of replies or conversations.
+
+    \b
+    FILE is one of
+      [{"conversation_id", "conversation": [{"role", "content"}]}]  MINT's
+      [{"model_response", ...}]                                     its systems'
+      {"id", "turns": [{"role", "text"}]}  on each line             ours
+      {"response": "..."}                  on each line             replies alone
+
+    OUT has the same layout, with sentences, sentence_tactics, their probabilities and (but for replies alone)
+    tactic_counts beside each reply of the supporter. Where FILE has sentence_tactics already, the agreement with them
+    is printed. A run that was stopped goes on where it was when it is started again.
+
+    \b
+    rapport tag conversations_322.json --out conversations_322_tagged.json
+    rapport tag replies.jsonl --tagger runs/lora-tagger --out tagged.jsonl
+    """
     from reward_servers.tactics.tag_file import check_file, tag_file
 
-    check_file(in_path, out_path)
+    replies = check_file(in_path, out_path)
+    _check_tagger(tagger)
     import torch
 
-    from reward_servers.tactics.encoder_tagger import EncoderTagger
+    from reward_servers.tactics.kinds import load_any_tagger
 
     torch.set_num_threads(threads)
-    tagger = EncoderTagger.load(weights)
+    model = load_any_tagger(tagger)
     with _progress("tagging") as bar:
-        size = in_path.stat().st_size if in_path.is_file() else None
-        task = bar.add_task("tagging", total=size, note="")
-        replies, sentences = tag_file(in_path, out_path, tagger, lambda read: bar.update(task, completed=read))
-    _console.print(f"{replies} replies, {sentences} sentences tagged by {tagger.version} -> {out_path}")
+        task = bar.add_task("tagging", total=None, note="")
+        done = tag_file(replies, out_path, model, lambda n, total: bar.update(task, completed=n, total=total))
+    _console.print(f"{done.replies} replies, {done.sentences} sentences tagged by {model.version} -> {out_path}")
+    if done.agreement is not None:
+        _print_agreement(done.agreement)
+
+
+def _check_tagger(folder: Path | None) -> None:
+    """What can be said of a tagger's folder before anything heavy is imported."""
+    from reward_servers.service_config import tagger_deployment
+
+    tagger_deployment(str(folder or ""))
+
+
+def _print_agreement(agreement: Agreement) -> None:
+    if agreement.replies_cut_otherwise:
+        _console.print(f"{agreement.replies_cut_otherwise} replies have tags of another number of sentences: left out")
+    if not agreement.sentences:
+        return
+    table = Table(title=f"agreement with the tags in the file, {agreement.sentences} sentences")
+    table.add_column("tactic")
+    table.add_column("macro F1", justify="right")
+    for tactic, value in zip(TACTICS, agreement.macro_f1, strict=True):
+        table.add_row(tactic.value, f"{value:.3f}")
+    table.add_row("mean", f"{sum(agreement.macro_f1) / len(TACTICS):.3f}", style="bold")
+    _console.print(table)
+    _console.print(f"{agreement.equal:.1%} of all yes and no are the same")
 
 
 @app.command()
@@ -62,7 +119,10 @@ def train(
     folds: Annotated[int, typer.Option(min=2, help="Folds over the human-labelled replies.")] = 5,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Cross-validate, then train on all labels and save. Thresholds of the saved tagger are the out-of-fold ones."""
+    """The encoder: cross-validate, train on all labels, save. The saved thresholds are the out-of-fold ones.
+
+    For LoRA adapters on a language model see `rapport tagger train-lora`.
+    """
     with _builder(data, threads) as builder:
         from reward_servers.tactics.evaluation import best_thresholds
         from reward_servers.tactics.shipping import save_tagger
@@ -89,7 +149,7 @@ def evaluate(
     folds: Annotated[int, typer.Option(min=2, help="Folds over the human-labelled replies.")] = 5,
     threads: ThreadsOption = 1,
 ) -> None:
-    """Macro F1 per tactic on human labels, each reply judged by a model that never saw it."""
+    """The encoder: macro F1 per tactic on human labels, each reply judged by a model that never saw it."""
     with _builder(data, threads) as builder:
         state = _machine_state(builder, machine_state)
         figures = builder.cross_validate(state, folds).evaluation().as_dict()

@@ -33,12 +33,12 @@ HELD_OUT_FILE = Path(__file__).parent.parent / "held_out_conversations.txt"
 WEAK_LABELS_FILE = Path(__file__).parent / "weak_labels.jsonl"
 GOLD_FOLDER = "gold"
 
-_CONTEXT = re.compile(
+QUESTION = re.compile(
     r"Context \(Full Empathic Response\):\n(?P<context>.*)\n\n"
     r"- Sentence to Evaluate:\n(?P<sentence>.*)\n\n### Response",
     re.DOTALL,
 )
-_ANSWER = re.compile(r"<score>\s*([01])\s*</score>")
+ANSWER = re.compile(r"<score>\s*([01])\s*</score>")
 
 
 class TagSource(StrEnum):
@@ -137,12 +137,12 @@ def load_annotations(folder: Path) -> list[TaggedReply]:
 
 
 def _annotated_sentences(path: Path) -> Iterator[tuple[tuple[str, str], float]]:
-    for number, message in _json_lines(path):
+    for number, message in json_lines(path):
         try:
             question, answer = (message["messages"][i]["content"] for i in (1, 2))
         except (KeyError, IndexError, TypeError) as error:
             raise TagDataError(f"{path}, line {number}: not a chat of system, user and assistant") from error
-        parts, score = _CONTEXT.search(question), _ANSWER.search(answer)
+        parts, score = QUESTION.search(question), ANSWER.search(answer)
         if parts is None or score is None:
             raise TagDataError(f"{path}, line {number}: no context and sentence, or no <score>0</score> or 1 in it")
         yield (parts["context"], parts["sentence"].strip()), float(score[1])
@@ -159,7 +159,7 @@ def load_weak_labels(conversations: Path, labels: Path = WEAK_LABELS_FILE) -> li
     """
     turns = {c["conversation_id"]: c["conversation"] for c in json.loads(conversations.read_text(encoding="utf-8"))}
     replies = []
-    for number, entry in _json_lines(labels):
+    for number, entry in json_lines(labels):
         where = f"{labels}, line {number}"
         try:
             sentences = _labelled_sentences(entry, turns)
@@ -200,7 +200,7 @@ def _reply(source: TagSource, group: str, sentences: tuple[str, ...], labels: La
     return TaggedReply(source, group, sentences, labels, np.ones(len(sentences), dtype=bool))
 
 
-def _json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     """Line numbers from 1 and parsed objects; TagDataError where a line is no JSON object or the file is missing."""
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

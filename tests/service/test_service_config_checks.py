@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,17 @@ import pytest
 from reward_servers.client import RetryPolicy
 from reward_servers.encoder import EncoderNotFoundError, encoder_folder
 from reward_servers.failures import RewardServerError, root_cause
-from reward_servers.service_config import DeploymentConfig, HttpConfig, LimitsConfig, ServiceConfig, ServiceConfigError
+from reward_servers.lora_tagger.folder import LoraTaggerFolderError
+from reward_servers.service_config import (
+    TAGGER_LOADER,
+    DeploymentConfig,
+    HttpConfig,
+    LimitsConfig,
+    ServiceConfig,
+    ServiceConfigError,
+    TaggerKind,
+    tagger_deployment,
+)
 
 LOADER = "package.module:Class"
 
@@ -26,6 +37,11 @@ LOADER = "package.module:Class"
         (lambda: HttpConfig(port=0), "http.port is 0"),
         (lambda: LimitsConfig(max_response_chars=0), "limits.max_response_chars is 0"),
         (lambda: ServiceConfig(app_name=""), "app_name"),
+        (
+            lambda: ServiceConfig(tagger=DeploymentConfig("lora")),
+            "tagger.folder is '', but must be the",
+        ),
+        (lambda: ServiceConfig(scorer=DeploymentConfig("lora", "x")), "scorer.loader"),
         (lambda: ServiceConfig(call_timeout_s=0), "call_timeout_s is 0"),
     ],
 )
@@ -40,6 +56,22 @@ def test_the_fingerprint_is_of_the_values() -> None:
     assert config.fingerprint != replace(config, gateways=2).fingerprint
     with_token = ServiceConfig(http=HttpConfig(token="a"))
     assert with_token.fingerprint != ServiceConfig(http=HttpConfig(token="b")).fingerprint
+
+
+def test_a_taggers_kind_stands_for_its_loader(tmp_path: Path) -> None:
+    for kind in TaggerKind:
+        assert load_class(DeploymentConfig(kind, "x").import_path).load
+    assert tagger_deployment("") == DeploymentConfig(TAGGER_LOADER)
+    with pytest.raises(ServiceConfigError, match="holds neither"):
+        tagger_deployment(str(tmp_path))
+    (tmp_path / "lora_tagger.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(LoraTaggerFolderError, match="not a LoRA tagger's configuration"):
+        tagger_deployment(str(tmp_path))
+
+
+def load_class(import_path: str) -> type:
+    module, _, name = import_path.partition(":")
+    return getattr(importlib.import_module(module), name)  # type: ignore[no-any-return]
 
 
 def test_a_token_is_not_shown() -> None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 from dialogue.tactics import TACTICS
 from reward_servers.tactics.commands import tag
 from reward_servers.tactics.encoder_tagger import EncoderTagger
-from reward_servers.tactics.tag_file import TagFileError, tag_file
+from reward_servers.tactics.tag_file import TagFileError, Tagged, tag_file
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def source(tmp_path: Path) -> Path:
 
 
 def test_every_reply_gets_tactics_and_keeps_its_keys(source: Path, tmp_path: Path, tagger: EncoderTagger) -> None:
-    assert tag_file(source, tmp_path / "out.jsonl", tagger) == (3, 4)
+    assert tag_file(source, tmp_path / "out.jsonl", tagger) == Tagged(replies=3, sentences=4, agreement=None)
     first, second, empty = map(json.loads, (tmp_path / "out.jsonl").read_text(encoding="utf-8").splitlines())
     assert first["id"] == 7
     assert first["sentences"] == ["I'm so sorry.", "What happened?"]
