@@ -40,6 +40,7 @@ def serve(
       POST /v1/score     tactics of each sentence, six dimensions, quality
       POST /v1/tactics   the tactics alone
       POST /v1/empathy   the six dimensions alone
+      POST /v1/quality   one number for each reply
       POST /get_reward   OpenRLHF's remote reward model asks here
       GET  /healthz      GET /metrics (Prometheus)      GET /openapi.json
 

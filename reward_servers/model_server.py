@@ -1,7 +1,7 @@
 """One model behind one queue: the Ray Serve deployment that every tagger and scorer runs in.
 
-    call (some items) -> what is not known yet, see `once` -> pieces of at most max_batch_size
-                      -> Serve's batch queue -> model thread -> item by item answers
+    call (some items) -> what is not known yet, see `once` -> pieces of at most max_batch_tokens
+                      -> batches of as many tokens, see `batching` -> model thread -> item by item answers
 
 The model runs in a thread of its own, one batch at a time, so that the replica's event loop always answers health
 checks and takes new calls. An item that makes the model raise is found by halving the batch and fails alone: the models
@@ -18,13 +18,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from ray import serve
-
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.batching import TokenBatches, estimated_tokens
 from reward_servers.failures import ItemFailure, RewardServerError, root_cause
 from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
@@ -86,15 +84,16 @@ class ModelServer(ABC):
         self._name = name
         self._model = load_model(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-model")
-        self._batched = serve.batch(
-            max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_s, batch_size_fn=_count_items
-        )(self._run_batch)
+        batches: TokenBatches[Any, Any] = TokenBatches(
+            self._run_batch, self._tokens, config.max_batch_tokens, config.batch_wait_s
+        )
         self._once: WorkOnce[Any, Any] = WorkOnce(
-            self._batched,
+            batches,
             lambda item: key_of(str(self._model.version), *self._identity(item)),
             lambda answer: not isinstance(answer, ItemFailure),
             self._size,
-            config.max_batch_size,
+            self._tokens,
+            config.max_batch_tokens,
             config.cache_bytes,
         )
         self._first_probe = self._predict_checked([self._probe()])
@@ -114,6 +113,10 @@ class ModelServer(ABC):
     @abstractmethod
     def _identity(self, item: Any) -> tuple[object, ...]:
         """All of an item that its prediction depends on, as strings and sequences of them."""
+
+    @abstractmethod
+    def _texts(self, item: Any) -> Sequence[str]:
+        """The texts that the model reads of an item."""
 
     @abstractmethod
     def _size(self, prediction: Any) -> int:
@@ -138,10 +141,13 @@ class ModelServer(ABC):
         if probe != self._first_probe:
             raise UnhealthyModelError(f"{self._name}: {probe} for the probe that first gave {self._first_probe}")
 
-    async def _run_batch(self, calls: list[Sequence[Any]]) -> list[list[Any]]:
-        items = list(chain.from_iterable(calls))
-        answers = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_isolated, items))
-        return [[next(answers) for _ in call] for call in calls]
+    async def _run_batch(self, items: list[Any]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_isolated, items)
+
+    def _tokens(self, item: Any) -> int:
+        """As the model counts them, if it has `count_tokens`; else estimated."""
+        count = getattr(self._model, "count_tokens", None)
+        return estimated_tokens(*self._texts(item)) if count is None else int(count(item))
 
     def _predict_isolated(self, items: Sequence[Any]) -> list[Any]:
         """Predictions, with an `ItemFailure` for exactly the items that the model cannot do."""
@@ -194,6 +200,9 @@ class TaggerServer(ModelServer):
     def _identity(self, item: Sequence[str]) -> tuple[object, ...]:
         return tuple(item)
 
+    def _texts(self, item: Sequence[str]) -> Sequence[str]:
+        return item
+
     def _size(self, prediction: ReplyTactics) -> int:
         return _ENTRY_BYTES + _ROW_BYTES * len(prediction.probabilities)
 
@@ -218,9 +227,13 @@ class ScorerServer(ModelServer):
     def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
         return tuple((m["role"], m["content"]) for m in item.history), item.response
 
+    def _texts(self, item: ScoreRequest) -> Sequence[str]:
+        return texts_of_request(item)
+
     def _size(self, prediction: EmpathyScore) -> int:
         return _ENTRY_BYTES
 
 
-def _count_items(calls: list[Sequence[Any]]) -> int:
-    return sum(len(call) for call in calls)
+def texts_of_request(item: ScoreRequest) -> Sequence[str]:
+    """What a scorer reads of a request."""
+    return [*(message["content"] for message in item.history), item.response]

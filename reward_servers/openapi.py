@@ -49,6 +49,7 @@ def _paths() -> dict[str, Any]:
         "/v1/score": {"post": _call("Tactics and empathy of replies", "ScoreCall", "ScoreAnswer")},
         "/v1/tactics": {"post": _call("Tactics of each sentence of replies", "TacticsCall", "TacticsAnswer")},
         "/v1/empathy": {"post": _call("The six dimensions of empathy of replies", "ScoreCall", "EmpathyAnswer")},
+        "/v1/quality": {"post": _call("One number for each reply, Q of the reward", "ScoreCall", "QualityAnswer")},
         "/get_reward": {"post": _call("Rewards, as OpenRLHF's remote reward model asks", "RewardCall", "RewardAnswer")},
         "/healthz": {"get": _read("Whether every model answers, and its version", _json(_ref("Health")))},
         "/metrics": {"get": _read("Counters for Prometheus", {"text/plain": {"schema": _STRING}})},
@@ -117,6 +118,7 @@ def _answered() -> dict[str, Schema]:
         "ScoreAnswer": _results(_object(score)),
         "TacticsAnswer": _results(_object(tags)),
         "EmpathyAnswer": _results(_object(empathy)),
+        "QualityAnswer": _results(_object({"request_id": _STRING, "quality": _NUMBER, "model_versions": versions})),
         "RewardAnswer": _object({"rewards": _list(_NUMBER), "scores": _list(_NUMBER), "extra_logs": logs}),
         "Health": _object({"status": {"const": "ok"}, "models": versions}),
     }

@@ -150,6 +150,8 @@ def test_every_route_says_the_same_of_a_reply(running: Running) -> None:
     score = running.score(REPLY)
     empathy = running.score(REPLY, "/v1/empathy")
     assert {key: score[key] for key in empathy} == empathy
+    quality = running.score(REPLY, "/v1/quality")
+    assert quality["quality"] == score["quality"] and set(quality["model_versions"]) == {SCORER}
     [tags] = running.post("/v1/tactics", {"requests": [{"id": "a", "response": REPLY}]})["results"]
     assert {key: score[key] for key in tags} == tags
     prompt = f"<|im_start|>user\n{SEEKER['content']}<|im_end|>\n<|im_start|>assistant\n"
