@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dialogue.tactics import TACTICS
+from reward_servers.callers import CALLER_HEADER
 from reward_servers.protocol import Dimension, FailureKind
 from reward_servers.service_config import LimitsConfig, ServiceConfig
 
@@ -19,6 +20,13 @@ _ERRORS = {
     "500": "An error in the server's own code.",
     "503": "A model server is not there, or its queue is full: ask again.",
     "504": "A model server did not answer in time: ask again.",
+}
+_CALLER = {
+    "name": CALLER_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A name of the caller's own: the servers take turns between callers. Else by the address.",
+    "schema": _STRING,
 }
 _OF_A_GET = ("401", "500", "503", "504")
 
@@ -60,6 +68,7 @@ def _paths() -> dict[str, Any]:
 def _call(summary: str, asked: str, answered: str) -> dict[str, Any]:
     return {
         "summary": summary,
+        "parameters": [_CALLER],
         "requestBody": {"required": True, "content": _json(_ref(asked))},
         "responses": {"200": {"description": "Answered.", "content": _json(_ref(answered))}, **_errors(tuple(_ERRORS))},
     }
