@@ -2,8 +2,9 @@
 
     items of a call -> cut by tokens -> wait for a turn -> handle -> replica -> answers in the order of the items
 
-What is sent and not yet answered is bounded: about two batches for each replica, one being computed and one being
-gathered. The rest waits here, where it can be shared fairly, and not in a replica, where who came first goes first.
+What is sent and not yet answered is bounded: about three batches for each replica, so that none runs dry while the
+next is gathered. The rest waits here, where it can be shared fairly, and not in a replica, where who came first goes
+first.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from reward_servers.protocol import FailureKind
 from reward_servers.service_config import DeploymentConfig
 from reward_servers.service_metrics import GatewayMetrics
 
-_BATCHES_SENT = 2  # per replica
+_BATCHES_SENT = 3  # per replica: one computed, one gathered, and what tells replicas apart when they are uneven
 _PIECES_OF_A_BATCH = 4  # so that turns change within a batch, too
 
 

@@ -28,6 +28,7 @@ from . import light_models
 from .light_models import empathy_of
 
 MODELS = light_models.__name__
+CACHE_BYTES = 2 * 2**20  # about 3,000 answers: full soon
 TOKEN = "a-token-of-the-tests"
 
 
@@ -54,7 +55,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def service(cluster: None) -> Iterator[ServiceConfig]:
-    config = light_config("fire", "a-0.01", HttpConfig(port=free_port(), token=TOKEN))
+    config = light_config("fire", "a-0.01", HttpConfig(port=free_port(), token=TOKEN), cache_bytes=CACHE_BYTES)
     start_reward_servers(config)
     yield config
     stop_reward_servers(config.app_name)

@@ -43,9 +43,9 @@ def test_a_rolling_update_fails_no_request(service: ServiceConfig, version: str)
 
 @pytest.fixture(scope="module")
 def slow(cluster: None) -> Iterator[ServiceConfig]:
-    """One reply a batch, 0.1 s each; a replica holds two calls."""
+    """One reply a batch (two would have more than 16 tokens), 0.1 s each; a replica holds two calls."""
     scaling = ScalingConfig(max_replicas=2, target_calls=1, look_back_s=10.5, upscale_delay_s=1, downscale_delay_s=5)
-    config = light_config("slow", "s-0.1", max_batch_tokens=1, max_ongoing_calls=2, scaling=scaling)
+    config = light_config("slow", "s-0.1", max_batch_tokens=16, max_ongoing_calls=2, scaling=scaling)
     start_reward_servers(config)
     yield config
     stop_reward_servers(config.app_name)
