@@ -31,23 +31,32 @@ from reward_servers.protocol import (
     TaggedReply,
     TagResult,
 )
-from reward_servers.service_config import GATEWAY, SCORER, TAGGER, ServiceConfig
+from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, ServiceConfig
 from reward_servers.service_metrics import GatewayMetrics
 from reward_servers.wire import complaint_about, complaint_about_response
 
 
 class Gateway:
-    """Validates, splits sentences, asks both model servers at once and joins their answers.
+    """Validates, splits sentences, asks all model servers at once and joins their answers.
 
     It holds counters and the line of those that wait for a model server. `caller` names who asks, see `callers`.
     """
 
-    def __init__(self, config: ServiceConfig, tagger: DeploymentHandle, scorer: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        tagger: DeploymentHandle,
+        scorer: DeploymentHandle,
+        quality: DeploymentHandle | None = None,
+    ) -> None:
         self.config = config
         self._metrics = GatewayMetrics(serve.get_replica_context().replica_id.unique_id)
         self._calls = CallsOfEach(config.max_calls_per_caller)
         self._tagger = ModelAccess(TAGGER, tagger, config.tagger, tuple, self._metrics)
         self._scorer = ModelAccess(SCORER, scorer, config.scorer, texts_of_request, self._metrics)
+        self._quality: ModelAccess | None = None  # then Q is the aggregated empathy
+        if quality is not None and config.quality is not None:
+            self._quality = ModelAccess(QUALITY, quality, config.quality, texts_of_request, self._metrics)
 
     async def score(self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str = "") -> list[ScoreResult]:
         """One answer for each request, in order; `timeout_s` bounds the wait for the model servers.
@@ -70,8 +79,8 @@ class Gateway:
     async def quality(
         self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str = ""
     ) -> list[QualityResult]:
-        """Q of each reply, in order; no tagger is asked."""
-        return await self._counted("quality", caller, self._quality(requests, timeout_s, caller))
+        """Q of each reply, in order; only the model that says it is asked."""
+        return await self._counted("quality", caller, self._quality_alone(requests, timeout_s, caller))
 
     async def _counted(self, work: str, caller: str, answers: Coroutine[Any, Any, list[Any]]) -> list[Any]:
         try:
@@ -87,11 +96,14 @@ class Gateway:
         places = [i for i, result in enumerate(results) if result is None]
         valid = [requests[i] for i in places]
         sentences = [tuple(split_sentences(request.response)) for request in valid]
-        tags, scores = await asyncio.gather(
-            self._tag_sentences(sentences, timeout_s, caller), self._ask(self._scorer, valid, timeout_s, caller)
+        tags, scores, qualities = await asyncio.gather(
+            self._tag_sentences(sentences, timeout_s, caller),
+            self._ask(self._scorer, valid, timeout_s, caller),
+            self._ask_quality(valid, timeout_s, caller),
         )
-        for i, request, cut, tagged, scored in zip(places, valid, sentences, tags, scores, strict=True):
-            results[i] = _join(request, cut, tagged, scored)
+        answers = zip(places, valid, sentences, tags, scores, qualities, strict=True)
+        for i, request, cut, tagged, scored, quality in answers:
+            results[i] = _join(request, cut, tagged, scored, quality)
         return [result for result in results if result is not None]
 
     async def _tag(self, responses: Sequence[tuple[str, str]], timeout_s: float, caller: str) -> list[TagResult]:
@@ -105,30 +117,35 @@ class Gateway:
         ]
 
     async def _empathy(self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str) -> list[EmpathyResult]:
-        rated = await self._rate(requests, timeout_s, caller)
+        rated = await self._rate(self._scorer, requests, timeout_s, caller)
         return [answer if isinstance(answer, ScoreFailure) else answer.prediction for answer in rated]
 
-    async def _quality(self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str) -> list[QualityResult]:
-        rated = await self._rate(requests, timeout_s, caller)
+    async def _quality_alone(
+        self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str
+    ) -> list[QualityResult]:
+        model = self._quality or self._scorer
+        rated = await self._rate(model, requests, timeout_s, caller)
         return [
             answer
             if isinstance(answer, ScoreFailure)
-            else QualityScore(request.id, answer.prediction.aggregated, {SCORER: answer.version})
+            else QualityScore(request.id, _worth(answer), {model.name: answer.version})
             for request, answer in zip(requests, rated, strict=True)
         ]
 
-    async def _rate(self, requests: Sequence[ScoreRequest], timeout_s: float, caller: str) -> list[Told | ScoreFailure]:
-        """The scorer's answers alone, in order; those of the form `Told` hold an `EmpathyScore`."""
+    async def _rate(
+        self, model: ModelAccess, requests: Sequence[ScoreRequest], timeout_s: float, caller: str
+    ) -> list[Told | ScoreFailure]:
+        """What one model says of whole requests, in order; those of the form `Told` hold no failure."""
         refusals = [self._refusal(request) for request in requests]
         valid = [request for request, refusal in zip(requests, refusals, strict=True) if refusal is None]
-        told = await self._ask(self._scorer, valid, timeout_s, caller)
+        told = await self._ask(model, valid, timeout_s, caller)
         answers = iter([_rated(request, answer) for request, answer in zip(valid, told, strict=True)])
         return [next(answers) if refusal is None else refusal for refusal in refusals]
 
     async def health(self, timeout_s: float) -> dict[str, str]:
         """Deployment -> model version; raises `RewardServerError` when one does not answer."""
         limit = min(timeout_s, self.config.call_timeout_s)
-        models = (self._tagger, self._scorer)
+        models = [self._tagger, self._scorer, *([self._quality] if self._quality else [])]
         versions = await asyncio.gather(*(model.version(limit) for model in models))
         return {model.name: version for model, version in zip(models, versions, strict=True)}
 
@@ -160,6 +177,12 @@ class Gateway:
             return Told("", ItemFailure(error.kind, error.message, error.server))
         return Told(version, ReplyTactics((), ()))
 
+    async def _ask_quality(self, requests: list[ScoreRequest], timeout_s: float, caller: str) -> list[Told | None]:
+        """As `_ask`; None for every request where no quality model is configured."""
+        if self._quality is None:
+            return [None] * len(requests)
+        return list(await self._ask(self._quality, requests, timeout_s, caller))
+
     async def _ask(self, model: ModelAccess, items: list[Any], timeout_s: float, caller: str) -> list[Told]:
         return await model.predict(items, min(timeout_s, self.config.call_timeout_s), caller) if items else []
 
@@ -188,12 +211,21 @@ def _rated(request: ScoreRequest, told: Told) -> Told | ScoreFailure:
     return _failed(request.id, told.prediction) if isinstance(told.prediction, ItemFailure) else told
 
 
-def _join(request: ScoreRequest, sentences: tuple[str, ...], tagged: Told, scored: Told) -> ScoreResult:
-    """A score needs both sides. When both failed, the one that will not go away by a retry is told."""
-    failures = [told.prediction for told in (tagged, scored) if isinstance(told.prediction, ItemFailure)]
+def _worth(told: Told) -> float:
+    """Q of the reward: what the quality model says, or the aggregate of what the scorer says."""
+    return told.prediction.aggregated if isinstance(told.prediction, EmpathyScore) else told.prediction
+
+
+def _join(
+    request: ScoreRequest, sentences: tuple[str, ...], tagged: Told, scored: Told, quality: Told | None
+) -> ScoreResult:
+    """A score needs every side. When several failed, one that will not go away by a retry is told."""
+    sides = {TAGGER: tagged, SCORER: scored, **({} if quality is None else {QUALITY: quality})}
+    failures = [told.prediction for told in sides.values() if isinstance(told.prediction, ItemFailure)]
     if failures:
         return _failed(request.id, min(failures, key=lambda failure: failure.kind.retryable))
     tactics, empathy = tagged.prediction, scored.prediction
     assert isinstance(tactics, ReplyTactics) and isinstance(empathy, EmpathyScore)
-    versions = {TAGGER: tagged.version, SCORER: scored.version}
-    return Score(request.id, sentences, tactics.tactics, tactics.probabilities, empathy, empathy.aggregated, versions)
+    versions = {name: told.version for name, told in sides.items()}
+    worth = _worth(quality or scored)
+    return Score(request.id, sentences, tactics.tactics, tactics.probabilities, empathy, worth, versions)

@@ -10,10 +10,12 @@ from ipaddress import ip_address
 # Names of the deployments, as `serve status`, failures and `Score.model_versions` show them.
 TAGGER = "tactic-tagger"
 SCORER = "empathy-scorer"
+QUALITY = "quality"
 GATEWAY = "gateway"
 
 TAGGER_LOADER = "reward_servers.tactics.encoder_tagger:EncoderTagger"
 SCORER_LOADER = "reward_servers.empathy.scorer:EmpathyScorer"
+QUALITY_LOADER = "reward_servers.turn_scorers.scorer:TurnScorer"
 
 
 class ServiceConfigError(ValueError):
@@ -56,7 +58,8 @@ class DeploymentConfig:
     """One kind of model server.
 
     Attributes:
-        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method.
+        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method: `tag`
+            and `decide`, `score`, or `quality`.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, spread over the nodes of the cluster; with `scaling`, the fewest.
         max_replicas_per_node: of this deployment; 0 sets no bound.
@@ -163,6 +166,8 @@ class ServiceConfig:
     """The whole application.
 
     Attributes:
+        quality: what gives `Score.quality`, Q of the reward: a trained turn scorer, or any Hugging Face reward model
+            with the loader `reward_servers.reward_model:RewardModel`. None: the scorer's aggregated empathy.
         gateways: replicas that validate, split and join; they hold no model.
         gateway_cpus: CPUs reserved per gateway.
         max_ongoing_calls: calls that one gateway holds at a time.
@@ -175,6 +180,7 @@ class ServiceConfig:
     app_name: str = "rapport-rewards"
     tagger: DeploymentConfig = field(default_factory=lambda: DeploymentConfig(TAGGER_LOADER))
     scorer: DeploymentConfig = field(default_factory=lambda: DeploymentConfig(SCORER_LOADER))
+    quality: DeploymentConfig | None = None
     gateways: int = 1
     gateway_cpus: float = 0.1
     max_ongoing_calls: int = 256
@@ -196,9 +202,17 @@ class ServiceConfig:
             most,
             f"at most max_ongoing_calls = {self.max_ongoing_calls}",
         )
+        if self.quality is not None and self.quality.loader == QUALITY_LOADER:
+            _require(bool(self.quality.folder), "quality.folder", "", "the folder of a trained scorer: none ships")
         _require(self.gateway_cpus >= 0, "gateway_cpus", self.gateway_cpus, "0 or more")
         for key in ("call_timeout_s", "start_timeout_s"):
             _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+
+    @property
+    def models(self) -> dict[str, DeploymentConfig]:
+        """Deployment name -> configuration of every model server."""
+        quality = {} if self.quality is None else {QUALITY: self.quality}
+        return {TAGGER: self.tagger, SCORER: self.scorer, **quality}
 
     @property
     def fingerprint(self) -> str:

@@ -157,7 +157,7 @@ def encode_empathy(result: EmpathyResult) -> dict[str, Any]:
 
 
 def encode_quality(result: QualityResult) -> dict[str, Any]:
-    """`{"request_id", "quality": 1 to 5, "model_versions"}`, or `{"request_id", "failure": {...}}`."""
+    """`{"request_id", "quality", "model_versions"}` on the model's own scale, or `{"request_id", "failure": {...}}`."""
     if isinstance(result, ScoreFailure):
         return _encode_failure(result)
     return {
