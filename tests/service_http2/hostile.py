@@ -30,7 +30,7 @@ class Attack:
         for result in self.schema.get_all_operations():
             operation = result.ok()
             for mode in schemathesis.GenerationMode:
-                if operation.body or mode is schemathesis.GenerationMode.POSITIVE:
+                if operation.method.upper() == "POST" or mode is schemathesis.GenerationMode.POSITIVE:
                     self._operation(operation, mode, examples)
 
     def _operation(self, operation: Any, mode: Any, examples: int) -> None:
