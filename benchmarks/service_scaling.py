@@ -104,7 +104,8 @@ class Asker:
 
     async def rate(self, client: RewardClient, calls: int, at_once: int, replies: int) -> Rate:
         """`calls` calls of `replies` replies, `at_once` in flight."""
-        left, seconds = iter(range(at_once)), []
+        left = iter(range(at_once))
+        seconds: list[float] = []
 
         async def ask() -> None:
             for _ in left:

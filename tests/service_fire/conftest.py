@@ -38,8 +38,8 @@ def light_config(app_name: str, scorer: str, http: HttpConfig | None = None, **o
     return ServiceConfig(
         app_name=app_name,
         start_timeout_s=300,
-        tagger=DeploymentConfig(f"{MODELS}:LightTagger", num_cpus=0.1),
-        scorer=DeploymentConfig(loader, scorer, num_cpus=0.1, **of_scorer),  # type: ignore[arg-type]
+        tagger=DeploymentConfig(f"{MODELS}:LightTagger", num_cpus=0.1, cache_bytes=CACHE_BYTES),
+        scorer=DeploymentConfig(loader, scorer, num_cpus=0.1, cache_bytes=CACHE_BYTES, **of_scorer),  # type: ignore[arg-type]
         http=http,
     )
 
@@ -55,7 +55,7 @@ def cluster() -> Iterator[None]:
 
 @pytest.fixture(scope="package")
 def service(cluster: None) -> Iterator[ServiceConfig]:
-    config = light_config("fire", "a-0.01", HttpConfig(port=free_port(), token=TOKEN), cache_bytes=CACHE_BYTES)
+    config = light_config("fire", "a-0.01", HttpConfig(port=free_port(), token=TOKEN))
     start_reward_servers(config)
     yield config
     stop_reward_servers(config.app_name)

@@ -55,11 +55,12 @@ def test_a_flood_of_one_caller_does_not_starve_another(slow: ServiceConfig) -> N
     """Sixty calls of one, then one of another: that one is not answered after the sixty."""
 
     async def flood_and_ask() -> list[str]:
-        policy, order = RetryPolicy(requests_per_call=1, concurrency=64), []
+        order: list[str] = []
+        policy = RetryPolicy(requests_per_call=1, concurrency=64)
+        clients = {caller: RewardClient.in_cluster(slow.app_name, policy, caller) for caller in ("flood", "quiet")}
 
         async def ask(caller: str, i: int) -> None:
-            client = RewardClient.in_cluster(slow.app_name, policy, caller)
-            [result] = await client.score([ScoreRequest(str(i), (), f"{caller} {i}.")])
+            [result] = await clients[caller].score([ScoreRequest(str(i), (), f"{caller} {i}.")])
             assert isinstance(result, Score), result
             order.append(caller)
 

@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 PROXY = "SERVE_PROXY_ACTOR"
 CONTROLLER = "SERVE_CONTROLLER_ACTOR"
 WARM = 20  # answers before the kill
-PATIENT = {"timeout_s": 20.0, "retries": 12, "max_backoff_s": 3.0}
+PATIENT = {"timeout_s": 20.0, "retries": 30, "max_backoff_s": 3.0}
 
 
 async def kill_under_load(service: ServiceConfig, name: str, *clients: RewardClient) -> tuple[Load, float]:
