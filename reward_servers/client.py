@@ -107,16 +107,22 @@ class RewardClient:
         self._slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore] = WeakKeyDictionary()
 
     @classmethod
-    def in_cluster(cls, app_name: str, policy: RetryPolicy | None = None) -> RewardClient:
-        """A client of the application `app_name` in the Ray cluster of this process."""
+    def in_cluster(cls, app_name: str, policy: RetryPolicy | None = None, caller: str = "") -> RewardClient:
+        """A client of the application `app_name` in the Ray cluster of this process.
+
+        The servers take turns between callers, by default between Ray jobs.
+        """
         from reward_servers.handles import HandleTransport  # imports Ray, which a client over HTTP can do without
 
-        return cls(HandleTransport(app_name), policy or RetryPolicy())
+        return cls(HandleTransport(app_name, caller), policy or RetryPolicy())
 
     @classmethod
-    def over_http(cls, url: str, token: str = "", policy: RetryPolicy | None = None) -> RewardClient:
-        """A client of the reward servers at `url`, for example http://10.0.0.7:8000; ValueError if it is no URL."""
-        return cls(HttpTransport(url, token), policy or RetryPolicy())
+    def over_http(cls, url: str, token: str = "", policy: RetryPolicy | None = None, caller: str = "") -> RewardClient:
+        """A client of the reward servers at `url`, for example http://10.0.0.7:8000; ValueError if it is no URL.
+
+        The servers take turns between callers, by default between processes; the variable RAPPORT_CALLER names one.
+        """
+        return cls(HttpTransport(url, token, caller), policy or RetryPolicy())
 
     @property
     def server(self) -> str:

@@ -40,6 +40,7 @@ def serve(
       POST /v1/score     tactics of each sentence, six dimensions, quality
       POST /v1/tactics   the tactics alone
       POST /v1/empathy   the six dimensions alone
+      POST /v1/quality   one number for each reply
       POST /get_reward   OpenRLHF's remote reward model asks here
       GET  /healthz      GET /metrics (Prometheus)      GET /openapi.json
 
@@ -49,6 +50,9 @@ def serve(
       tagger: {replicas: 2, folder: runs/my-tagger}      # the encoder
       tagger: {loader: lora, folder: runs/lora-tagger}   # adapters on an LLM
       scorer: {replicas: 4, num_gpus: 0.25}
+      quality: {folder: runs/scorers/mvc/seed-0}   what "quality" means,
+        instead of the aggregated empathy; or any Hugging Face reward model:
+      quality: {loader: "reward_servers.reward_model:RewardModel", folder: DIR}
 
     \b
     A token is needed where others can reach the port. The variable

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from ray.exceptions import ActorDiedError, OutOfMemoryError, RayError, RayTaskEr
 from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
+from reward_servers.callers import CALLER_VARIABLE
 from reward_servers.failures import RewardServerError, root_cause
 from reward_servers.protocol import FailureKind, ScoreRequest, ScoreResult, TagResult
 
@@ -44,12 +46,13 @@ async def ask(method: DeploymentHandle, *args: Any, server: str, timeout_s: floa
         raise RewardServerError(FailureKind.UNAVAILABLE, message, server) from error
     except TimeoutError as error:
         response.cancel()
-        raise RewardServerError(FailureKind.TIMEOUT, _late(timeout_s), server) from error
+        raise RewardServerError(FailureKind.TIMEOUT, late(timeout_s), server) from error
     except Exception as error:
         raise classify(error, server) from error
 
 
-def _late(timeout_s: float) -> str:
+def late(timeout_s: float) -> str:
+    """What is told of a server that did not answer in time."""
     return (
         f"no answer within {timeout_s:g} s; it is overloaded or hangs. "
         "Look at its replicas in `serve status`, raise the time-out or add replicas"
@@ -84,9 +87,11 @@ class HandleTransport:
     The application is looked up at the first call, so a client may be made, or sent to another process, before it runs.
     """
 
-    def __init__(self, app_name: str) -> None:
+    def __init__(self, app_name: str, caller: str = "") -> None:
+        """`caller` is the name under which the calls take turns with those of others; else the Ray job's."""
         self.server = f"Ray Serve application {app_name!r}"
         self._app_name = app_name
+        self._caller = caller
         self._handle: DeploymentHandle | None = None
 
     @asynccontextmanager
@@ -96,11 +101,13 @@ class HandleTransport:
 
     async def score(self, _: None, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult]:
         gateway = await self._gateway(timeout_s)
-        return await self._ask(gateway.score, list(requests), _SERVER_SHARE * timeout_s, timeout_s=timeout_s)
+        share = _SERVER_SHARE * timeout_s
+        return await self._ask(gateway.score, list(requests), share, self._name(), timeout_s=timeout_s)
 
     async def tag(self, _: None, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
         gateway = await self._gateway(timeout_s)
-        return await self._ask(gateway.tag, list(responses), _SERVER_SHARE * timeout_s, timeout_s=timeout_s)
+        share = _SERVER_SHARE * timeout_s
+        return await self._ask(gateway.tag, list(responses), share, self._name(), timeout_s=timeout_s)
 
     async def health(self, _: None, timeout_s: float) -> dict[str, str]:
         gateway = await self._gateway(timeout_s)
@@ -108,6 +115,10 @@ class HandleTransport:
 
     async def _ask(self, method: DeploymentHandle, *args: Any, timeout_s: float) -> Any:
         return await ask(method, *args, server=self.server, timeout_s=timeout_s)
+
+    def _name(self) -> str:
+        named = self._caller or os.environ.get(CALLER_VARIABLE, "")
+        return named or f"job {ray.get_runtime_context().get_job_id()}"
 
     async def _gateway(self, timeout_s: float) -> DeploymentHandle:
         if self._handle is not None:
@@ -126,5 +137,5 @@ class HandleTransport:
             raise RewardServerError(FailureKind.UNAVAILABLE, message, self.server) from error
         return self._handle
 
-    def __reduce__(self) -> tuple[type[HandleTransport], tuple[str]]:
-        return HandleTransport, (self._app_name,)
+    def __reduce__(self) -> tuple[type[HandleTransport], tuple[str, str]]:
+        return HandleTransport, (self._app_name, self._caller)

@@ -19,7 +19,15 @@ from starlette.responses import JSONResponse, Response
 
 from reward_servers.failures import RewardServerError
 from reward_servers.openapi import openapi_document
-from reward_servers.protocol import EmpathyResult, FailureKind, ScoreFailure, ScoreRequest, ScoreResult, TagResult
+from reward_servers.protocol import (
+    EmpathyResult,
+    FailureKind,
+    QualityResult,
+    ScoreFailure,
+    ScoreRequest,
+    ScoreResult,
+    TagResult,
+)
 from reward_servers.remote_reward import decode_queries, encode_rewards
 from reward_servers.service_config import GATEWAY, HttpConfig, ServiceConfig
 from reward_servers.service_metrics import CONTENT_TYPE, UNKNOWN_ROUTE, GatewayMetrics
@@ -30,6 +38,7 @@ from reward_servers.wire import (
     decode_request,
     decode_response,
     encode_empathy,
+    encode_quality,
     encode_result,
     encode_tags,
     parse_body,
@@ -62,6 +71,7 @@ class Calls:
     score: Callable[[Sequence[ScoreRequest], float], Awaitable[list[ScoreResult]]]
     tag: Callable[[Sequence[tuple[str, str]], float], Awaitable[list[TagResult]]]
     empathy: Callable[[Sequence[ScoreRequest], float], Awaitable[list[EmpathyResult]]]
+    quality: Callable[[Sequence[ScoreRequest], float], Awaitable[list[QualityResult]]]
     health: Callable[[float], Awaitable[dict[str, str]]]
 
 
@@ -104,6 +114,10 @@ async def _empathy(request: Request, config: ServiceConfig, calls: Calls, _: Gat
     return await _answer_items(request, config, decode_request, calls.empathy, encode_empathy)
 
 
+async def _quality(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
+    return await _answer_items(request, config, decode_request, calls.quality, encode_quality)
+
+
 async def _get_reward(request: Request, config: ServiceConfig, calls: Calls, _: GatewayMetrics) -> Response:
     requests = decode_queries(parse_body(await _read_json(request, _http(config))))
     _check_count(len(requests), config)
@@ -126,6 +140,7 @@ ROUTES: dict[tuple[str, str], _Handler] = {
     ("POST", "/v1/score"): _score,
     ("POST", "/v1/tactics"): _tactics,
     ("POST", "/v1/empathy"): _empathy,
+    ("POST", "/v1/quality"): _quality,
     ("POST", "/get_reward"): _get_reward,
     ("GET", "/healthz"): _healthz,
     ("GET", "/metrics"): _metrics,

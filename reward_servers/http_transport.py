@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
+from reward_servers.callers import CALLER_HEADER, caller_of_process
 from reward_servers.failures import RewardServerError
 from reward_servers.protocol import FailureKind, ScoreRequest, ScoreResult, TagResult
 from reward_servers.wire import WireError, body_list, decode_result, decode_tags, encode_request, parse_body
@@ -25,14 +26,17 @@ _LONGEST_ERROR_BODY = 64 * 1024
 class HttpTransport:
     """Calls the HTTP routes of `reward_servers.serve` at `url`, for example http://10.0.0.7:8000."""
 
-    def __init__(self, url: str, token: str) -> None:
+    def __init__(self, url: str, token: str, caller: str = "") -> None:
+        """`caller` is the name under which the calls take turns with those of others; else this process's."""
         self.server = checked_url(url)
         self._token = token
+        self._caller = caller
 
     @asynccontextmanager
     async def session(self) -> AsyncIterator[aiohttp.ClientSession]:
         """One connection pool for one operation of the client: a pool belongs to one event loop."""
-        async with aiohttp.ClientSession(headers=_headers(self._token)) as session:
+        headers = {**_headers(self._token), CALLER_HEADER: self._caller or caller_of_process()}
+        async with aiohttp.ClientSession(headers=headers) as session:
             yield session
 
     async def score(

@@ -1,7 +1,7 @@
 """One model behind one queue: the Ray Serve deployment that every tagger and scorer runs in.
 
-    call (some items) -> what is not known yet, see `once` -> pieces of at most max_batch_size
-                      -> Serve's batch queue -> model thread -> item by item answers
+    call (some items) -> what is not known yet, see `once` -> pieces of at most max_batch_tokens
+                      -> batches of as many tokens, see `batching` -> model thread -> item by item answers
 
 The model runs in a thread of its own, one batch at a time, so that the replica's event loop always answers health
 checks and takes new calls. An item that makes the model raise is found by halving the batch and fails alone: the models
@@ -11,25 +11,23 @@ guarantee that an item's prediction does not depend on its batch, so predicting 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ray import serve
 
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.batching import TokenBatches, estimated_tokens
 from reward_servers.failures import ItemFailure, RewardServerError, UnfitItemError, root_cause
+from reward_servers.loading import load_model
 from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
-from reward_servers.service_config import DeploymentConfig, ServiceConfigError
+from reward_servers.service_config import DeploymentConfig
 from reward_servers.tactics.kinds import tag_replies
 
 logger = logging.getLogger("ray.serve")
@@ -75,20 +73,6 @@ class UnhealthyModelError(RuntimeError):
     """The model no longer gives the prediction it gave right after it was loaded."""
 
 
-def load_model(config: DeploymentConfig) -> Any:
-    """Import the class named by `loader` and load its weights.
-
-    Raises:
-        ServiceConfigError: there is no such class. Errors of `load` itself pass through.
-    """
-    module, _, name = config.import_path.partition(":")
-    try:
-        model_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ServiceConfigError(f"loader {config.loader!r} cannot be imported: {root_cause(error)}") from error
-    return model_class.load(Path(config.folder) if config.folder else None)
-
-
 class ModelServer(ABC):
     """Base of the deployments that hold a model. A subclass says how items become predictions."""
 
@@ -96,15 +80,16 @@ class ModelServer(ABC):
         self._name = name
         self._model = load_model(config)
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"{name}-model")
-        self._batched = serve.batch(
-            max_batch_size=config.max_batch_size, batch_wait_timeout_s=config.batch_wait_s, batch_size_fn=_count_items
-        )(self._run_batch)
+        batches: TokenBatches[Any, Any] = TokenBatches(
+            self._run_batch, self._tokens, config.max_batch_tokens, config.batch_wait_s
+        )
         self._once: WorkOnce[Any, Any] = WorkOnce(
-            self._batched,
+            batches,
             lambda item: key_of(str(self._model.version), *self._identity(item)),
             lambda answer: not isinstance(answer, ItemFailure),
             self._size,
-            config.max_batch_size,
+            self._tokens,
+            config.max_batch_tokens,
             config.cache_bytes,
         )
         self._first_probe = self._predict_checked([self._probe()])
@@ -124,6 +109,10 @@ class ModelServer(ABC):
     @abstractmethod
     def _identity(self, item: Any) -> tuple[object, ...]:
         """All of an item that its prediction depends on, as strings and sequences of them."""
+
+    @abstractmethod
+    def _texts(self, item: Any) -> Sequence[str]:
+        """The texts that the model reads of an item."""
 
     @abstractmethod
     def _size(self, prediction: Any) -> int:
@@ -153,10 +142,13 @@ class ModelServer(ABC):
         if not self._same(probe, self._first_probe):
             raise UnhealthyModelError(f"{self._name}: {probe} for the probe that first gave {self._first_probe}")
 
-    async def _run_batch(self, calls: list[Sequence[Any]]) -> list[list[Any]]:
-        items = list(chain.from_iterable(calls))
-        answers = iter(await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_isolated, items))
-        return [[next(answers) for _ in call] for call in calls]
+    async def _run_batch(self, items: list[Any]) -> list[Any]:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_isolated, items)
+
+    def _tokens(self, item: Any) -> int:
+        """As the model counts them, if it has `count_tokens`; else estimated."""
+        count = getattr(self._model, "count_tokens", None)
+        return estimated_tokens(*self._texts(item)) if count is None else int(count(item))
 
     def _predict_isolated(self, items: Sequence[Any]) -> list[Any]:
         """Predictions, with an `ItemFailure` for exactly the items that the model cannot do."""
@@ -217,16 +209,32 @@ class TaggerServer(ModelServer):
         now, before = (np.array([row for answer in side for row in answer.probabilities]) for side in (probe, first))
         return now.shape == before.shape and bool((np.abs(now - before) <= tolerance).all())
 
+    def _texts(self, item: CutReply) -> Sequence[str]:
+        return item.sentences
+
     def _size(self, prediction: ReplyTactics) -> int:
         return _ENTRY_BYTES + _ROW_BYTES * len(prediction.probabilities)
 
 
-class ScorerServer(ModelServer):
-    """Serves an empathy scorer. Items are `ScoreRequest`s, predictions `EmpathyScore`s."""
+class RequestServer(ModelServer):
+    """Base of the servers whose items are whole `ScoreRequest`s."""
 
     def _probe(self) -> ScoreRequest:
         history = ({"role": "user", "content": "I have not slept well since the funeral."},)
         return ScoreRequest("probe", history, "I am so sorry. Losing someone can turn the nights very long.")  # type: ignore[arg-type]
+
+    def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
+        return tuple((m["role"], m["content"]) for m in item.history), item.response
+
+    def _texts(self, item: ScoreRequest) -> Sequence[str]:
+        return texts_of_request(item)
+
+    def _size(self, prediction: Any) -> int:
+        return _ENTRY_BYTES
+
+
+class ScorerServer(RequestServer):
+    """Serves an empathy scorer. Predictions are `EmpathyScore`s."""
 
     def _predict(self, items: Sequence[ScoreRequest]) -> list[EmpathyScore]:
         return list(self._model.score(items))
@@ -238,12 +246,17 @@ class ScorerServer(ModelServer):
             return f"an empathy dimension is not finite: {prediction.dimensions}"
         return None
 
-    def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
-        return tuple((m["role"], m["content"]) for m in item.history), item.response
 
-    def _size(self, prediction: EmpathyScore) -> int:
-        return _ENTRY_BYTES
+class QualityServer(RequestServer):
+    """Serves what gives a reply one number: a turn scorer or a reward model. Predictions are floats."""
+
+    def _predict(self, items: Sequence[ScoreRequest]) -> list[float]:
+        return [float(value) for value in self._model.quality(items)]
+
+    def _complaint(self, item: ScoreRequest, prediction: float) -> str | None:
+        return None if math.isfinite(prediction) else f"the quality is not finite: {prediction}"
 
 
-def _count_items(calls: list[Sequence[Any]]) -> int:
-    return sum(len(call) for call in calls)
+def texts_of_request(item: ScoreRequest) -> Sequence[str]:
+    """What a scorer reads of a request."""
+    return [*(message["content"] for message in item.history), item.response]

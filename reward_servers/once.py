@@ -27,6 +27,8 @@ from typing import Generic, TypeVar
 
 from cachetools import LRUCache
 
+from reward_servers.batching import cut_by_tokens
+
 Item = TypeVar("Item")
 Answer = TypeVar("Answer")
 Key = bytes
@@ -61,10 +63,12 @@ class WorkOnce(Generic[Item, Answer]):
     """Calls `compute` for what nobody has computed or is computing. Belongs to one event loop.
 
     Args:
-        compute: one answer for each item, in order; at most `batch_size` items at a time.
+        compute: one answer for each item, in order.
         key: equal for items that must get equal answers.
         keep: whether an answer may be given again; False for failures.
         size: bytes that an answer takes, roughly.
+        tokens: of one item.
+        max_tokens: of the items that `compute` is given at a time; an item that has more comes alone.
         max_bytes: of all kept answers; 0 keeps none, and work in flight is still shared.
     """
 
@@ -74,14 +78,16 @@ class WorkOnce(Generic[Item, Answer]):
         key: Callable[[Item], Key],
         keep: Callable[[Answer], bool],
         size: Callable[[Answer], int],
-        batch_size: int,
+        tokens: Callable[[Item], int],
+        max_tokens: int,
         max_bytes: int,
     ) -> None:
         self._compute = compute
         self._key = key
         self._keep = keep
         self._size = size
-        self._batch_size = batch_size
+        self._tokens = tokens
+        self._max_tokens = max_tokens
         self._kept: LRUCache[Key, Answer] = LRUCache(max_bytes, getsizeof=size)
         self._batches: dict[Key, _Batch[Answer]] = {}
 
@@ -117,8 +123,8 @@ class WorkOnce(Generic[Item, Answer]):
 
     def _begin(self, new: dict[Key, Item]) -> None:
         pairs = list(new.items())
-        for start in range(0, len(pairs), self._batch_size):
-            part = dict(pairs[start : start + self._batch_size])
+        for piece in cut_by_tokens([self._tokens(item) for _, item in pairs], self._max_tokens):
+            part = dict(pairs[piece])
             batch: _Batch[Answer] = _Batch(tuple(part))
             batch.task = asyncio.ensure_future(self._run(batch, list(part.values())))
             self._batches.update(dict.fromkeys(part, batch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from dialogue.tactics import TACTICS
+from reward_servers.callers import CALLER_HEADER
 from reward_servers.protocol import Dimension, FailureKind
 from reward_servers.service_config import LimitsConfig, ServiceConfig
 
@@ -19,6 +20,13 @@ _ERRORS = {
     "500": "An error in the server's own code.",
     "503": "A model server is not there, or its queue is full: ask again.",
     "504": "A model server did not answer in time: ask again.",
+}
+_CALLER = {
+    "name": CALLER_HEADER,
+    "in": "header",
+    "required": False,
+    "description": "A name of the caller's own: the servers take turns between callers. Else by the address.",
+    "schema": _STRING,
 }
 _OF_A_GET = ("401", "500", "503", "504")
 
@@ -49,6 +57,7 @@ def _paths() -> dict[str, Any]:
         "/v1/score": {"post": _call("Tactics and empathy of replies", "ScoreCall", "ScoreAnswer")},
         "/v1/tactics": {"post": _call("Tactics of each sentence of replies", "TacticsCall", "TacticsAnswer")},
         "/v1/empathy": {"post": _call("The six dimensions of empathy of replies", "ScoreCall", "EmpathyAnswer")},
+        "/v1/quality": {"post": _call("One number for each reply, Q of the reward", "ScoreCall", "QualityAnswer")},
         "/get_reward": {"post": _call("Rewards, as OpenRLHF's remote reward model asks", "RewardCall", "RewardAnswer")},
         "/healthz": {"get": _read("Whether every model answers, and its version", _json(_ref("Health")))},
         "/metrics": {"get": _read("Counters for Prometheus", {"text/plain": {"schema": _STRING}})},
@@ -59,6 +68,7 @@ def _paths() -> dict[str, Any]:
 def _call(summary: str, asked: str, answered: str) -> dict[str, Any]:
     return {
         "summary": summary,
+        "parameters": [_CALLER],
         "requestBody": {"required": True, "content": _json(_ref(asked))},
         "responses": {"200": {"description": "Answered.", "content": _json(_ref(answered))}, **_errors(tuple(_ERRORS))},
     }
@@ -117,6 +127,7 @@ def _answered() -> dict[str, Schema]:
         "ScoreAnswer": _results(_object(score)),
         "TacticsAnswer": _results(_object(tags)),
         "EmpathyAnswer": _results(_object(empathy)),
+        "QualityAnswer": _results(_object({"request_id": _STRING, "quality": _NUMBER, "model_versions": versions})),
         "RewardAnswer": _object({"rewards": _list(_NUMBER), "scores": _list(_NUMBER), "extra_logs": logs}),
         "Health": _object({"status": {"const": "ok"}, "models": versions}),
     }

@@ -93,6 +93,15 @@ class Score:
 
 
 @dataclass(frozen=True, slots=True)
+class QualityScore:
+    """Q of one reply alone, with no tactics; the fields are those of `Score`."""
+
+    request_id: str
+    quality: float
+    model_versions: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class TaggedReply:
     """A reply with its tactics and no empathy score; the fields are those of `Score`."""
 
@@ -139,5 +148,6 @@ class ScoreFailure:
 
 
 ScoreResult = Score | ScoreFailure
+QualityResult = QualityScore | ScoreFailure
 TagResult = TaggedReply | ScoreFailure
 EmpathyResult = EmpathyScore | ScoreFailure

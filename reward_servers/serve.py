@@ -7,6 +7,8 @@
                             └─────────────────────────────────────┘│└►│ queue ─► batch ─► model       │
                                                                    └──┤                               │
                                                                       └───────────────────────────────┘
+    Where `quality` is configured it is a third model server beside these two, asked at the same time.
+
 States of a request
     received -> refused                                     (INVALID_REQUEST: alone, the others of its call go on)
              -> split -> asked -> tagged and scored -> joined -> answered
@@ -14,14 +16,21 @@ States of a request
 
 What each part waits for, and who unblocks it
     client       an answer              the gateway; its own time-out; the error of a dead replica or a full queue
-    gateway      both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
-                                        is shorter. No lock, no state but counters: any gateway can answer any call
+    gateway      a turn, for each piece the end of another piece: of the callers that wait, who was given the least is
+                 of a call's work       next (`fair_queue`); a caller with too much in line is told OVERLOADED
+                 both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
+                                        is shorter. No lock, no state of a call: any gateway can answer any call
     model server an equal item in work  that work; it goes on until the last call that waits for it is cancelled
-    batch queue  more items             max_batch_size items, or batch_wait_s after the first
+    batch queue  more items             max_batch_tokens, or batch_wait_s after the first
     model thread a batch                the batch queue, one batch at a time; a batch that never ends is ended by
                                         Serve, which replaces a replica whose health check (it runs in the same
                                         thread) fails three times in a row
-    Serve        a replica to be free   max_ongoing_calls of it; beyond max_queued_calls callers get BackPressureError
+    Serve        a replica to be free   max_ongoing_calls of it; beyond max_queued_calls callers of the gateway get
+                                        BackPressureError
+
+An update starts new replicas beside the old ones (surge_percent); an old one leaves when its calls are answered, or
+after drain_s. With `scaling`, Serve adds replicas as calls queue up. The line of a gateway has no place in what Serve
+counts, so it sends enough for all the replicas that there may be, not for those that there are.
 
 Nobody here retries: scoring is idempotent, and the client alone decides how often to ask again. A replica that dies
 fails the calls it holds at once (Serve does not resend them) and is replaced by Serve's controller.
@@ -42,8 +51,8 @@ from rich.console import Console
 from reward_servers.client import RetryPolicy, RewardClient, RewardServerError, check_url
 from reward_servers.failures import root_cause
 from reward_servers.gateway import Gateway
-from reward_servers.model_server import ScorerServer, TaggerServer
-from reward_servers.service_config import GATEWAY, SCORER, TAGGER, DeploymentConfig, HttpConfig, ServiceConfig
+from reward_servers.model_server import QualityServer, ScorerServer, TaggerServer
+from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, DeploymentConfig, HttpConfig, ServiceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,31 +65,50 @@ class ServiceStartError(RuntimeError):
 
 def build_application(config: ServiceConfig) -> serve.Application:
     """The deployments, bound to each other; `serve.run` would start them."""
-    tagger = _model_deployment(TaggerServer, TAGGER, config.tagger)
-    scorer = _model_deployment(ScorerServer, SCORER, config.scorer)
+    servers = {TAGGER: TaggerServer, SCORER: ScorerServer, QUALITY: QualityServer}
+    models = [_model_deployment(servers[name], name, own).bind(name, own) for name, own in config.models.items()]
     gateway: serve.Deployment = serve.deployment()(Gateway).options(
         name=GATEWAY,
         num_replicas=config.gateways,
         max_ongoing_requests=config.max_ongoing_calls,
         max_queued_requests=config.max_queued_calls,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=max(model.drain_s for model in config.models.values()),
+        max_surge_percent=100,  # it needs hardly any room, and with one gateway none means no service
         ray_actor_options={"num_cpus": config.gateway_cpus},
     )
-    return gateway.bind(config, tagger.bind(TAGGER, config.tagger), scorer.bind(SCORER, config.scorer))
+    return gateway.bind(config, *models)
 
 
 def _model_deployment(server: type, name: str, config: DeploymentConfig) -> serve.Deployment:
-    return serve.deployment()(server).options(
+    deployment: serve.Deployment = serve.deployment()(server).options(
         name=name,
-        num_replicas=config.replicas,
         max_ongoing_requests=config.max_ongoing_calls,
-        max_queued_requests=config.max_queued_calls,
+        # A gateway sends no more than the replicas can hold; what they cannot, while some are gone, waits for them.
+        max_queued_requests=config.max_ongoing_calls * config.most_replicas,
+        max_surge_percent=config.surge_percent,
         health_check_period_s=config.health_period_s,
         health_check_timeout_s=config.health_timeout_s,
-        graceful_shutdown_timeout_s=10,
+        graceful_shutdown_timeout_s=config.drain_s,
         max_constructor_retry_count=1,  # weights that are missing now are missing at a second try too
         ray_actor_options={"num_cpus": config.num_cpus, "num_gpus": config.num_gpus},
     )
+    if config.max_replicas_per_node:
+        deployment = deployment.options(max_replicas_per_node=config.max_replicas_per_node)
+    if not config.scaling.max_replicas:
+        return deployment.options(num_replicas=config.replicas)
+    return deployment.options(autoscaling_config=_autoscaling(config))
+
+
+def _autoscaling(config: DeploymentConfig) -> dict[str, float]:
+    scaling = config.scaling
+    return {
+        "min_replicas": config.replicas,
+        "max_replicas": scaling.max_replicas,
+        "target_ongoing_requests": scaling.target_calls,
+        "look_back_period_s": scaling.look_back_s,
+        "upscale_delay_s": scaling.upscale_delay_s,
+        "downscale_delay_s": scaling.downscale_delay_s,
+    }
 
 
 def start_reward_servers(config: ServiceConfig, policy: RetryPolicy | None = None) -> RewardClient:
@@ -212,10 +240,10 @@ def _raise_if_failed(config: ServiceConfig, application: ApplicationStatusOvervi
 
 
 def cpus_needed(config: ServiceConfig) -> float:
-    """CPUs that all replicas reserve together."""
-    models = sum(d.replicas * d.num_cpus for d in (config.tagger, config.scorer))
+    """CPUs that all replicas reserve together, when there are as many as there may be."""
+    models = sum(d.most_replicas * d.num_cpus for d in config.models.values())
     return models + config.gateways * config.gateway_cpus
 
 
 def _gpus(config: ServiceConfig) -> float:
-    return sum(d.replicas * d.num_gpus for d in (config.tagger, config.scorer))
+    return sum(d.most_replicas * d.num_gpus for d in config.models.values())

@@ -7,7 +7,7 @@ A model server has no page of its own: it tells with each answer what it did, an
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import StrEnum
 from time import perf_counter
@@ -71,6 +71,12 @@ class GatewayMetrics:
             registry=self._registry,
         )
         self._open.labels(**self._labels).set(0)
+        self._line = Gauge(
+            "rapport_reward_line",
+            "Pieces of work that wait at the gateway for their turn at a model server.",
+            ("gateway", "deployment"),
+            registry=self._registry,
+        )
 
     def text(self) -> bytes:
         """The page, in Prometheus' text format."""
@@ -80,6 +86,10 @@ class GatewayMetrics:
         """An HTTP request that began at `perf_counter()` = `began` and was answered now."""
         self._requests.labels(route=route, status=str(status), **self._labels).inc()
         self._seconds.labels(route=route, **self._labels).observe(perf_counter() - began)
+
+    def watch_line(self, deployment: str, length: Callable[[], int]) -> None:
+        """Show `length()` as what waits for a model server."""
+        self._line.labels(deployment=deployment, **self._labels).set_function(length)
 
     @contextmanager
     def call(self) -> Iterator[None]:

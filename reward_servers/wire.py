@@ -18,6 +18,7 @@ from reward_servers.protocol import (
     EmpathyResult,
     EmpathyScore,
     FailureKind,
+    QualityResult,
     Score,
     ScoreFailure,
     ScoreRequest,
@@ -153,6 +154,17 @@ def encode_empathy(result: EmpathyResult) -> dict[str, Any]:
     if isinstance(result, ScoreFailure):
         return _encode_failure(result)
     return {"empathy": result.as_dict(), "aggregated_empathy": result.aggregated}
+
+
+def encode_quality(result: QualityResult) -> dict[str, Any]:
+    """`{"request_id", "quality", "model_versions"}` on the model's own scale, or `{"request_id", "failure": {...}}`."""
+    if isinstance(result, ScoreFailure):
+        return _encode_failure(result)
+    return {
+        "request_id": result.request_id,
+        "quality": result.quality,
+        "model_versions": dict(result.model_versions),
+    }
 
 
 def encode_tags(result: TagResult) -> dict[str, Any]:

@@ -33,6 +33,7 @@ ENGINE_TESTS = (
     "tests/rl/test_rl_end_to_end.py",
     "tests/rollout/",
     "tests/service/",
+    "tests/service_fire/",
     "tests/service_http2/test_running_service.py",
 )
 

@@ -132,7 +132,7 @@ def _running(cluster: None, tmp_path_factory: pytest.TempPathFactory) -> Iterato
             num_cpus=0.5,
             max_ongoing_calls=8,
             max_queued_calls=8,
-            max_batch_size=8,
+            max_batch_tokens=256,
             cache_bytes=0,  # the tests of faults hold the same reply at the gate again and again
         ),
         http=HttpConfig(port=free_port(), token=TOKEN, max_body_bytes=200_000),

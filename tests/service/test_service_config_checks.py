@@ -12,11 +12,14 @@ from reward_servers.client import RetryPolicy
 from reward_servers.encoder import EncoderNotFoundError, encoder_folder
 from reward_servers.failures import RewardServerError, root_cause
 from reward_servers.lora_tagger.folder import LoraTaggerFolderError
+from reward_servers.serve import build_application, cpus_needed
 from reward_servers.service_config import (
+    TAGGER,
     TAGGER_LOADER,
     DeploymentConfig,
     HttpConfig,
     LimitsConfig,
+    ScalingConfig,
     ServiceConfig,
     ServiceConfigError,
     TaggerKind,
@@ -32,6 +35,16 @@ LOADER = "package.module:Class"
         (lambda: DeploymentConfig("package.module"), "package.module:Class"),
         (lambda: DeploymentConfig(LOADER, replicas=0), "replicas is 0, but must be at least 1"),
         (lambda: DeploymentConfig(LOADER, num_gpus=-1), "num_gpus is -1"),
+        (lambda: DeploymentConfig(LOADER, num_gpus=1.5), "a fraction below 1 or a whole number"),
+        (lambda: DeploymentConfig(LOADER, max_batch_tokens=0), "max_batch_tokens is 0"),
+        (lambda: DeploymentConfig(LOADER, surge_percent=101), "from 0 to 100"),
+        (lambda: DeploymentConfig(LOADER, drain_s=-1), "drain_s is -1"),
+        (
+            lambda: DeploymentConfig(LOADER, replicas=3, scaling=ScalingConfig(max_replicas=2)),
+            "scaling.max_replicas is 2, but must be 0, or at least replicas = 3",
+        ),
+        (lambda: ScalingConfig(target_calls=0), "scaling.target_calls is 0"),
+        (lambda: ServiceConfig(max_ongoing_calls=10), "max_calls_per_caller is 64, but must be at most"),
         (lambda: DeploymentConfig(LOADER, health_timeout_s=0), "health_timeout_s is 0"),
         (lambda: HttpConfig(host="0.0.0.0"), "http.token"),
         (lambda: HttpConfig(port=0), "http.port is 0"),
@@ -48,6 +61,26 @@ LOADER = "package.module:Class"
 def test_an_impossible_value_is_named(build, message: str) -> None:  # type: ignore[no-untyped-def]
     with pytest.raises(ServiceConfigError, match=message.replace("[", "\\[")):
         build()
+
+
+def test_ray_serve_is_told_what_the_configuration_says() -> None:
+    """The options as Serve's own, validated classes hold them."""
+    scaling = ScalingConfig(max_replicas=4, target_calls=3, look_back_s=20, upscale_delay_s=1, downscale_delay_s=2)
+    scaled = DeploymentConfig(LOADER, replicas=2, num_gpus=0.25, scaling=scaling, max_replicas_per_node=1, drain_s=7)
+    fixed = DeploymentConfig(LOADER, replicas=3, surge_percent=0, max_ongoing_calls=5)
+    config = ServiceConfig(tagger=fixed, scorer=scaled)
+    gateway = build_application(config)._bound_deployment
+    tagger, scorer = (argument._bound_deployment for argument in gateway.init_args[1:])
+    assert (tagger.name, tagger.num_replicas, tagger._deployment_config.max_surge_percent) == (TAGGER, 3, 0)
+    assert tagger.max_queued_requests == 5 * 3 and tagger._deployment_config.autoscaling_config is None
+    automatic = scorer._deployment_config.autoscaling_config
+    assert (automatic.min_replicas, automatic.max_replicas, automatic.target_ongoing_requests) == (2, 4, 3)
+    assert (automatic.look_back_period_s, automatic.upscale_delay_s, automatic.downscale_delay_s) == (20, 1, 2)
+    assert scorer.ray_actor_options["num_gpus"] == 0.25
+    assert scorer._replica_config.max_replicas_per_node == 1
+    assert scorer._deployment_config.graceful_shutdown_timeout_s == 7
+    assert gateway._deployment_config.max_surge_percent == 100
+    assert cpus_needed(config) == (3 + 4) * 0.5 + 0.1
 
 
 def test_the_fingerprint_is_of_the_values() -> None:

@@ -111,6 +111,29 @@ def test_overload_is_told_after_the_retries_and_what_was_accepted_is_scored(serv
         assert "queue is full" in failure.message
 
 
+def test_a_flood_of_one_caller_turns_only_that_caller_away(service: Service, reference: Reference) -> None:
+    """The flood fills its own line behind the scorer; another caller still finds a place and is answered."""
+
+    async def flood_and_ask() -> tuple[list[object], object]:
+        policy = RetryPolicy(timeout_s=30, retries=0, requests_per_call=1, concurrency=64)
+        flooding = RewardClient.in_cluster(service.config.app_name, policy, caller="flood")
+        other = RewardClient.in_cluster(service.config.app_name, policy, caller="other")
+        requests = [HELD, *(ask(i, "I am here.") for i in range(31))]
+        flood = [asyncio.create_task(flooding.score([request])) for request in requests]
+        await until(lambda: sum(call.done() for call in flood) >= 8, "the flood's line being full")
+        quiet = asyncio.create_task(other.score([ask(50, "And I am another.")]))
+        await until(lambda: sum(call.done() for call in flood) >= 12, "more of the flood being turned away")
+        assert not quiet.done(), "it waits, and is not turned away"
+        service.open_gate()
+        return [result for call in flood for result in await call], (await quiet)[0]
+
+    flooded, quiet = asyncio.run(flood_and_ask())
+    assert quiet == reference.of(ask(50, "And I am another."))
+    failures = [result for result in flooded if isinstance(result, ScoreFailure)]
+    assert {failure.kind for failure in failures} == {FailureKind.OVERLOADED}
+    assert "'flood'" in failures[0].message and 8 <= len(failures) <= 16
+
+
 def test_waiting_through_an_overload_loses_nothing(service: Service, reference: Reference) -> None:
     requests = [ask(i, f"Reply {i}.") for i in range(64)]
     client = service.client(timeout_s=30, retries=8, requests_per_call=1, concurrency=64)

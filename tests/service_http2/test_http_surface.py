@@ -26,6 +26,8 @@ from reward_servers.protocol import (
     EmpathyResult,
     EmpathyScore,
     FailureKind,
+    QualityResult,
+    QualityScore,
     Score,
     ScoreFailure,
     ScoreRequest,
@@ -70,13 +72,17 @@ async def empathy(requests: Sequence[ScoreRequest], _: float) -> list[EmpathyRes
     return [failure(r.id, r.response) or EMPATHY for r in requests]
 
 
+async def quality(requests: Sequence[ScoreRequest], _: float) -> list[QualityResult]:
+    return [failure(r.id, r.response) or QualityScore(r.id, EMPATHY.aggregated, {SCORER: "1"}) for r in requests]
+
+
 async def health(_: float) -> dict[str, str]:
     return {SCORER: "1"}
 
 
 def client_of(config: ServiceConfig = CONFIG, token: str = TOKEN, **calls: Any) -> TestClient:
     metrics = GatewayMetrics("a")
-    routes = Calls(**{"score": score, "tag": tag, "empathy": empathy, "health": health, **calls})
+    routes = Calls(**{"score": score, "tag": tag, "empathy": empathy, "quality": quality, "health": health, **calls})
 
     async def everything(request: Request) -> Response:
         return await answer(request, config, routes, metrics)
@@ -121,7 +127,12 @@ def test_the_document_is_served_with_the_limits_that_hold() -> None:
 
 @pytest.mark.parametrize(
     ("path", "item"),
-    [("/v1/score", ONE), ("/v1/empathy", ONE), ("/v1/tactics", {"id": "a", "response": "Rest a little."})],
+    [
+        ("/v1/score", ONE),
+        ("/v1/empathy", ONE),
+        ("/v1/quality", ONE),
+        ("/v1/tactics", {"id": "a", "response": "Rest a little."}),
+    ],
 )
 def test_answers_of_version_1_are_as_described(path: str, item: dict[str, Any]) -> None:
     body = {"requests": [item, {**item, "id": "b", "response": "BAD timeout"}, {"id": "c"}], "timeout_s": 3}
@@ -139,6 +150,11 @@ def test_empathy_alone_has_the_six_dimensions_and_their_aggregate() -> None:
     [result] = CLIENT.post("/v1/empathy", json={"requests": [ONE]}).json()["results"]
     assert result["empathy"]["advice_giving"] == 2.0 and len(result["empathy"]) == 6
     assert result["aggregated_empathy"] == pytest.approx(26 / 6)
+
+
+def test_quality_alone_is_one_number_and_says_whose() -> None:
+    [result] = CLIENT.post("/v1/quality", json={"requests": [ONE]}).json()["results"]
+    assert result == {"request_id": "a", "quality": pytest.approx(26 / 6), "model_versions": {SCORER: "1"}}
 
 
 # --- OpenRLHF's call ------------------------------------------------------------------------------------------------
@@ -216,7 +232,7 @@ def test_a_wrong_method_and_an_unknown_path_say_what_is_right() -> None:
     assert unknown.status_code == 404 and "POST /get_reward" in unknown.json()["error"]["message"]
 
 
-@pytest.mark.parametrize("path", ["/v1/score", "/v1/tactics", "/v1/empathy"])
+@pytest.mark.parametrize("path", ["/v1/score", "/v1/tactics", "/v1/empathy", "/v1/quality"])
 def test_too_much_is_refused_whole(path: str) -> None:
     many = CLIENT.post(path, json={"requests": [{}] * 5})
     assert many.status_code == 413 and "over the limit of 4" in many.json()["error"]["message"]

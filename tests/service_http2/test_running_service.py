@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import os
 import signal
 import socket
@@ -18,7 +19,9 @@ from typing import Any
 
 import httpx
 import pytest
+import schemathesis
 import yaml
+from hostile import Attack
 from prometheus_client.parser import text_string_to_metric_families
 
 from reward_servers.adapters import trl_reward, verl_reward
@@ -32,6 +35,7 @@ pytestmark = pytest.mark.timeout(600)  # the first test also starts Ray and Serv
 ROOT = Path(__file__).parents[2]
 TOKEN = "a-token-of-the-tests"
 SEEKER = {"role": "user", "content": "My sister stopped talking to me."}
+JSON_TYPE = {"Content-Type": "application/json"}
 REPLY = "That must hurt. Do you know what happened between you?"
 
 
@@ -150,6 +154,8 @@ def test_every_route_says_the_same_of_a_reply(running: Running) -> None:
     score = running.score(REPLY)
     empathy = running.score(REPLY, "/v1/empathy")
     assert {key: score[key] for key in empathy} == empathy
+    quality = running.score(REPLY, "/v1/quality")
+    assert quality["quality"] == score["quality"] and set(quality["model_versions"]) == {SCORER}
     [tags] = running.post("/v1/tactics", {"requests": [{"id": "a", "response": REPLY}]})["results"]
     assert {key: score[key] for key in tags} == tags
     prompt = f"<|im_start|>user\n{SEEKER['content']}<|im_end|>\n<|im_start|>assistant\n"
@@ -257,6 +263,58 @@ def test_verls_own_reward_manager_gets_the_same_scores(at_service: Running, tiny
     assert result["reward_score"] == quality(at_service, said)
     assert len(result["reward_extra_info"]) == 8
     assert "history" in str(error) and type(error).__name__ == AdapterError.__name__
+
+
+def test_trls_own_trainer_takes_a_step_with_the_same_scores(
+    at_service: Running, tiny_model: Path, tmp_path: Path
+) -> None:
+    """One step of GRPO on one prompt with four replies of a random model, by TRL itself."""
+    from datasets import Dataset
+    from trl import GRPOConfig, GRPOTrainer
+
+    seen: list[tuple[Any, list[float]]] = []
+
+    @functools.wraps(trl_reward.reward)
+    def reward(prompts: Any, completions: Any, **others: Any) -> list[float]:
+        rewards = trl_reward.reward(prompts, completions, **others)
+        seen.append((completions, rewards))
+        return rewards
+
+    arguments = GRPOConfig(
+        output_dir=str(tmp_path), max_steps=1, per_device_train_batch_size=4, num_generations=4, logging_steps=1,
+        max_completion_length=12, use_cpu=True, bf16=False, report_to="none", save_strategy="no", seed=1,
+    )  # fmt: skip
+    prompt = [{"role": "system", "content": "Be kind."}, SEEKER]
+    data = Dataset.from_list([{"prompt": prompt, "extra_info": i} for i in range(2)])
+    trainer = GRPOTrainer(model=str(tiny_model), reward_funcs=reward, args=arguments, train_dataset=data)
+    trainer.train()
+    [(completions, rewards)] = seen
+    assert rewards == [quality(at_service, completion[0]["content"]) for completion in completions]
+    assert len(rewards) == 4 and trainer.state.global_step == 1
+    assert trainer.state.log_history[0]["reward"] == pytest.approx(sum(rewards) / 4)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3000)
+def test_ten_thousand_hostile_requests_change_nothing(running: Running) -> None:
+    """Malformed, oversized, hostile and unauthorised, over the real port; hostile.py says what must hold of each."""
+    before = running.score(REPLY)
+    authorised = {"Authorization": f"Bearer {TOKEN}"}
+    document = httpx.get(f"{running.url}/openapi.json", headers=authorised, timeout=60).json()
+    schema = schemathesis.openapi.from_url(f"{running.url}/openapi.json", headers=authorised)
+    attack = Attack(schema, document, authorised)
+    attack.run(650)
+    stranger = Attack(schema, document, {"Authorization": "Bearer guessed"})
+    stranger.run(125)
+    oversized = [
+        httpx.post(running.url + "/v1/score", content=b"[" * size, headers={**authorised, **JSON_TYPE}, timeout=60)
+        for size in (9 * 2**20, 2**20, 50_000) * 20
+    ]
+    print(f"{attack.sent + stranger.sent + len(oversized)} requests: {attack.statuses} {stranger.statuses}")
+    assert attack.sent + stranger.sent + len(oversized) >= 10_000
+    assert set(attack.statuses) <= {200, 400, 413, 415} and set(stranger.statuses) == {401}
+    assert {response.status_code for response in oversized} == {400, 413}
+    assert running.score(REPLY) == before
 
 
 # --- the end: this test stops the service -----------------------------------------------------------------------------

@@ -30,6 +30,7 @@ class Model:
             lambda word: key_of("v1", word),
             lambda answer: isinstance(answer, str),
             lambda _: ENTRY,
+            lambda _: 1,
             batch_size,
             max_bytes,
         )
