@@ -48,6 +48,9 @@ def serve(
       http: {host: 0.0.0.0, port: 8000, token: SECRET}
       tagger: {replicas: 2, folder: runs/my-tagger}
       scorer: {replicas: 4, num_gpus: 0.25}
+      quality: {folder: runs/scorers/mvc/seed-0}   what "quality" means,
+        instead of the aggregated empathy; or any Hugging Face reward model:
+      quality: {loader: "reward_servers.reward_model:RewardModel", folder: DIR}
 
     \b
     A token is needed where others can reach the port. The variable

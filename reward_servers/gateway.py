@@ -27,18 +27,25 @@ from reward_servers.protocol import (
     TaggedReply,
     TagResult,
 )
-from reward_servers.service_config import GATEWAY, SCORER, TAGGER, ServiceConfig
+from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, ServiceConfig
 from reward_servers.service_metrics import GatewayMetrics
 from reward_servers.wire import complaint_about, complaint_about_response
 
 
 class Gateway:
-    """Validates, splits sentences, asks both model servers at once and joins their answers. Holds counters only."""
+    """Validates, splits sentences, asks all model servers at once and joins their answers. Holds counters only."""
 
-    def __init__(self, config: ServiceConfig, tagger: DeploymentHandle, scorer: DeploymentHandle) -> None:
+    def __init__(
+        self,
+        config: ServiceConfig,
+        tagger: DeploymentHandle,
+        scorer: DeploymentHandle,
+        quality: DeploymentHandle | None = None,
+    ) -> None:
         self.config = config
         self._tagger = tagger
         self._scorer = scorer
+        self._quality = quality
         self._metrics = GatewayMetrics(serve.get_replica_context().replica_id.unique_id)
 
     async def score(self, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult]:
@@ -64,12 +71,15 @@ class Gateway:
         places = [i for i, result in enumerate(results) if result is None]
         valid = [requests[i] for i in places]
         sentences = [tuple(split_sentences(request.response)) for request in valid]
-        (tag_version, tags), (score_version, scores) = await asyncio.gather(
-            self._tag_sentences(sentences, timeout_s), self._ask(self._scorer, SCORER, valid, timeout_s)
+        (tag_version, tags), (score_version, scores), (quality_version, qualities) = await asyncio.gather(
+            self._tag_sentences(sentences, timeout_s),
+            self._ask(self._scorer, SCORER, valid, timeout_s),
+            self._ask_quality(valid, timeout_s),
         )
         versions = {TAGGER: tag_version, SCORER: score_version}
-        for i, request, cut, tagged, scored in zip(places, valid, sentences, tags, scores, strict=True):
-            results[i] = _join(request, cut, tagged, scored, versions)
+        versions |= {} if self._quality is None else {QUALITY: quality_version}
+        for i, request, cut, *answers in zip(places, valid, sentences, tags, scores, qualities, strict=True):
+            results[i] = _join(request, cut, *answers, versions)
         return [result for result in results if result is not None]
 
     async def _tag(self, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
@@ -92,7 +102,8 @@ class Gateway:
     async def health(self, timeout_s: float) -> dict[str, str]:
         """Deployment -> model version; raises `RewardServerError` when one does not answer."""
         limit = min(timeout_s, self.config.call_timeout_s)
-        named = ((TAGGER, self._tagger), (SCORER, self._scorer))
+        named = [(TAGGER, self._tagger), (SCORER, self._scorer)]
+        named += [] if self._quality is None else [(QUALITY, self._quality)]
         versions = await asyncio.gather(*(ask(h.version, server=name, timeout_s=limit) for name, h in named))
         return {name: version for (name, _), version in zip(named, versions, strict=True)}
 
@@ -117,6 +128,12 @@ class Gateway:
         for i, tactics in zip(places, tagged, strict=True):
             answers[i] = tactics
         return version, answers
+
+    async def _ask_quality(self, requests: list[ScoreRequest], timeout_s: float) -> tuple[str, list[Any]]:
+        """As `_ask`; None for every request where no quality model is configured."""
+        if self._quality is None:
+            return "", [None] * len(requests)
+        return await self._ask(self._quality, QUALITY, requests, timeout_s)
 
     async def _ask(
         self, model: DeploymentHandle, name: str, items: list[Any], timeout_s: float
@@ -156,11 +173,14 @@ def _join(
     sentences: tuple[str, ...],
     tagged: ReplyTactics | ItemFailure,
     scored: EmpathyScore | ItemFailure,
+    quality: float | ItemFailure | None,
     versions: dict[str, str],
 ) -> ScoreResult:
-    """A score needs both sides. When both failed, the one that will not go away by a retry is told."""
-    failures = [answer for answer in (tagged, scored) if isinstance(answer, ItemFailure)]
+    """A score needs every side. When several failed, one that will not go away by a retry is told."""
+    failures = [answer for answer in (tagged, scored, quality) if isinstance(answer, ItemFailure)]
     if failures:
         return _failed(request.id, min(failures, key=lambda failure: failure.kind.retryable))
     assert isinstance(tagged, ReplyTactics) and isinstance(scored, EmpathyScore)
-    return Score(request.id, sentences, tagged.tactics, tagged.probabilities, scored, scored.aggregated, dict(versions))
+    assert not isinstance(quality, ItemFailure)
+    worth = scored.aggregated if quality is None else quality
+    return Score(request.id, sentences, tagged.tactics, tagged.probabilities, scored, worth, dict(versions))

@@ -11,7 +11,6 @@ guarantee that an item's prediction does not depend on its batch, so predicting 
 from __future__ import annotations
 
 import asyncio
-import importlib
 import logging
 import math
 from abc import ABC, abstractmethod
@@ -19,16 +18,16 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 from ray import serve
 
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.failures import ItemFailure, RewardServerError, root_cause
+from reward_servers.loading import load_model
 from reward_servers.once import WorkOnce, key_of
 from reward_servers.protocol import Dimension, EmpathyScore, FailureKind, ScoreRequest
-from reward_servers.service_config import DeploymentConfig, ServiceConfigError
+from reward_servers.service_config import DeploymentConfig
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,20 +62,6 @@ class Predictions:
 
 class UnhealthyModelError(RuntimeError):
     """The model no longer gives the prediction it gave right after it was loaded."""
-
-
-def load_model(config: DeploymentConfig) -> Any:
-    """Import the class named by `loader` and load its weights.
-
-    Raises:
-        ServiceConfigError: there is no such class. Errors of `load` itself pass through.
-    """
-    module, _, name = config.loader.partition(":")
-    try:
-        model_class = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ServiceConfigError(f"loader {config.loader!r} cannot be imported: {root_cause(error)}") from error
-    return model_class.load(Path(config.folder) if config.folder else None)
 
 
 class ModelServer(ABC):
@@ -198,12 +183,22 @@ class TaggerServer(ModelServer):
         return _ENTRY_BYTES + _ROW_BYTES * len(prediction.probabilities)
 
 
-class ScorerServer(ModelServer):
-    """Serves an empathy scorer. Items are `ScoreRequest`s, predictions `EmpathyScore`s."""
+class RequestServer(ModelServer):
+    """Base of the servers whose items are whole `ScoreRequest`s."""
 
     def _probe(self) -> ScoreRequest:
         history = ({"role": "user", "content": "I have not slept well since the funeral."},)
         return ScoreRequest("probe", history, "I am so sorry. Losing someone can turn the nights very long.")  # type: ignore[arg-type]
+
+    def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
+        return tuple((m["role"], m["content"]) for m in item.history), item.response
+
+    def _size(self, prediction: Any) -> int:
+        return _ENTRY_BYTES
+
+
+class ScorerServer(RequestServer):
+    """Serves an empathy scorer. Predictions are `EmpathyScore`s."""
 
     def _predict(self, items: Sequence[ScoreRequest]) -> list[EmpathyScore]:
         return list(self._model.score(items))
@@ -215,11 +210,15 @@ class ScorerServer(ModelServer):
             return f"an empathy dimension is not finite: {prediction.dimensions}"
         return None
 
-    def _identity(self, item: ScoreRequest) -> tuple[object, ...]:
-        return tuple((m["role"], m["content"]) for m in item.history), item.response
 
-    def _size(self, prediction: EmpathyScore) -> int:
-        return _ENTRY_BYTES
+class QualityServer(RequestServer):
+    """Serves what gives a reply one number: a turn scorer or a reward model. Predictions are floats."""
+
+    def _predict(self, items: Sequence[ScoreRequest]) -> list[float]:
+        return [float(value) for value in self._model.quality(items)]
+
+    def _complaint(self, item: ScoreRequest, prediction: float) -> str | None:
+        return None if math.isfinite(prediction) else f"the quality is not finite: {prediction}"
 
 
 def _count_items(calls: list[Sequence[Any]]) -> int:

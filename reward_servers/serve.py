@@ -7,6 +7,8 @@
                             └─────────────────────────────────────┘│└►│ queue ─► batch ─► model       │
                                                                    └──┤                               │
                                                                       └───────────────────────────────┘
+    Where `quality` is configured it is a third model server beside these two, asked at the same time.
+
 States of a request
     received -> refused                                     (INVALID_REQUEST: alone, the others of its call go on)
              -> split -> asked -> tagged and scored -> joined -> answered
@@ -42,8 +44,8 @@ from rich.console import Console
 from reward_servers.client import RetryPolicy, RewardClient, RewardServerError, check_url
 from reward_servers.failures import root_cause
 from reward_servers.gateway import Gateway
-from reward_servers.model_server import ScorerServer, TaggerServer
-from reward_servers.service_config import GATEWAY, SCORER, TAGGER, DeploymentConfig, HttpConfig, ServiceConfig
+from reward_servers.model_server import QualityServer, ScorerServer, TaggerServer
+from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, DeploymentConfig, HttpConfig, ServiceConfig
 
 logger = logging.getLogger(__name__)
 
@@ -56,8 +58,8 @@ class ServiceStartError(RuntimeError):
 
 def build_application(config: ServiceConfig) -> serve.Application:
     """The deployments, bound to each other; `serve.run` would start them."""
-    tagger = _model_deployment(TaggerServer, TAGGER, config.tagger)
-    scorer = _model_deployment(ScorerServer, SCORER, config.scorer)
+    servers = {TAGGER: TaggerServer, SCORER: ScorerServer, QUALITY: QualityServer}
+    models = [_model_deployment(servers[name], name, own).bind(name, own) for name, own in config.models.items()]
     gateway: serve.Deployment = serve.deployment()(Gateway).options(
         name=GATEWAY,
         num_replicas=config.gateways,
@@ -66,7 +68,7 @@ def build_application(config: ServiceConfig) -> serve.Application:
         graceful_shutdown_timeout_s=10,
         ray_actor_options={"num_cpus": config.gateway_cpus},
     )
-    return gateway.bind(config, tagger.bind(TAGGER, config.tagger), scorer.bind(SCORER, config.scorer))
+    return gateway.bind(config, *models)
 
 
 def _model_deployment(server: type, name: str, config: DeploymentConfig) -> serve.Deployment:
@@ -213,9 +215,9 @@ def _raise_if_failed(config: ServiceConfig, application: ApplicationStatusOvervi
 
 def cpus_needed(config: ServiceConfig) -> float:
     """CPUs that all replicas reserve together."""
-    models = sum(d.replicas * d.num_cpus for d in (config.tagger, config.scorer))
+    models = sum(d.replicas * d.num_cpus for d in config.models.values())
     return models + config.gateways * config.gateway_cpus
 
 
 def _gpus(config: ServiceConfig) -> float:
-    return sum(d.replicas * d.num_gpus for d in (config.tagger, config.scorer))
+    return sum(d.replicas * d.num_gpus for d in config.models.values())

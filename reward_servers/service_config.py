@@ -10,10 +10,12 @@ from ipaddress import ip_address
 # Names of the deployments, as `serve status`, failures and `Score.model_versions` show them.
 TAGGER = "tactic-tagger"
 SCORER = "empathy-scorer"
+QUALITY = "quality"
 GATEWAY = "gateway"
 
 TAGGER_LOADER = "reward_servers.tactics.encoder_tagger:EncoderTagger"
 SCORER_LOADER = "reward_servers.empathy.scorer:EmpathyScorer"
+QUALITY_LOADER = "reward_servers.turn_scorers.scorer:TurnScorer"
 
 
 class ServiceConfigError(ValueError):
@@ -30,7 +32,8 @@ class DeploymentConfig:
     """One kind of model server.
 
     Attributes:
-        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method.
+        loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method: `tag`
+            and `decide`, `score`, or `quality`.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, on any nodes of the cluster.
         num_cpus: CPUs reserved per replica. Half a one, because a synchronous trainer computes nothing while it
@@ -108,6 +111,8 @@ class ServiceConfig:
     """The whole application.
 
     Attributes:
+        quality: what gives `Score.quality`, Q of the reward: a trained turn scorer, or any Hugging Face reward model
+            with the loader `reward_servers.reward_model:RewardModel`. None: the scorer's aggregated empathy.
         gateways: replicas that validate, split and join; they hold no model.
         gateway_cpus: CPUs reserved per gateway.
         call_timeout_s: longest a gateway waits for a model server, whatever the caller allows.
@@ -117,6 +122,7 @@ class ServiceConfig:
     app_name: str = "rapport-rewards"
     tagger: DeploymentConfig = field(default_factory=lambda: DeploymentConfig(TAGGER_LOADER))
     scorer: DeploymentConfig = field(default_factory=lambda: DeploymentConfig(SCORER_LOADER))
+    quality: DeploymentConfig | None = None
     gateways: int = 1
     gateway_cpus: float = 0.1
     max_ongoing_calls: int = 128
@@ -130,9 +136,17 @@ class ServiceConfig:
         _require(bool(self.app_name), "app_name", self.app_name, "a name")
         for key in ("gateways", "max_ongoing_calls", "max_queued_calls"):
             _require(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        if self.quality is not None and self.quality.loader == QUALITY_LOADER:
+            _require(bool(self.quality.folder), "quality.folder", "", "the folder of a trained scorer: none ships")
         _require(self.gateway_cpus >= 0, "gateway_cpus", self.gateway_cpus, "0 or more")
         for key in ("call_timeout_s", "start_timeout_s"):
             _require(getattr(self, key) > 0, key, getattr(self, key), "above 0")
+
+    @property
+    def models(self) -> dict[str, DeploymentConfig]:
+        """Deployment name -> configuration of every model server."""
+        quality = {} if self.quality is None else {QUALITY: self.quality}
+        return {TAGGER: self.tagger, SCORER: self.scorer, **quality}
 
     @property
     def fingerprint(self) -> str:

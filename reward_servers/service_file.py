@@ -10,9 +10,17 @@ from typing import Any, TypeVar
 
 import yaml
 
-from reward_servers.service_config import HttpConfig, ServiceConfig, ServiceConfigError
+from reward_servers.service_config import (
+    QUALITY_LOADER,
+    DeploymentConfig,
+    HttpConfig,
+    ServiceConfig,
+    ServiceConfigError,
+)
 
 Config = TypeVar("Config")
+# Groups of keys that a service may lack: what they hold where the file has them and says no more.
+_OPTIONAL = {"quality": DeploymentConfig(QUALITY_LOADER)}
 _WANTED = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
@@ -37,6 +45,8 @@ def load_service(path: Path | None) -> ServiceConfig:
 def _changed(config: Config, content: object, file: str, place: Sequence[str]) -> Config:
     """`config`, a frozen dataclass, with the values of a mapping; groups of keys are changed in the same way."""
     known = {field.name: getattr(config, field.name) for field in fields(config)}  # type: ignore[arg-type]
+    if isinstance(config, ServiceConfig):
+        known |= {name: default for name, default in _OPTIONAL.items() if known[name] is None}
     if not isinstance(content, dict):
         where = ".".join(place) or "the top"
         raise ServiceConfigError(f"{file}: {where} must be a group of keys: {', '.join(known)}")
@@ -47,6 +57,8 @@ def _changed(config: Config, content: object, file: str, place: Sequence[str]) -
             close = difflib.get_close_matches(str(key), known, n=1)
             hint = f" (did you mean {close[0]}?)" if close else ""
             raise ServiceConfigError(f"{file}: unknown key {dotted}{hint}; keys here: {', '.join(known)}")
+        if value is None and getattr(config, key) is None:
+            continue
         if is_dataclass(known[key]):
             changes[key] = _changed(known[key], value, file, (*place, key))
         else:

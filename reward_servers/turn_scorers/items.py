@@ -65,7 +65,8 @@ JUDGEMENT = _any_of(
     r"\bat least (?:you|it|he|she|they)\b|\bwhy (?:would|did|didn'?t) you (?:even|ever|do|not|just)\b",
 )
 WISHES = _any_of(
-    r"\b(?:i|we)(?:'ll)? (?:really )?(?:hope|wish|pray)\w*\b|\bprayers?\b|\b(?:good|best of) luck\b|\bfingers crossed\b",
+    r"\b(?:i|we)(?:'ll)? (?:really )?(?:hope|wish|pray)\w*\b|\bprayers?\b|\bfingers crossed\b",
+    r"\b(?:good|best of) luck\b",
     r"\bhere for you\b|\blet me know\b|\bhang in there\b|\bi can (?:help|listen)\b|\btake care\b|\bnot alone\b",
     r"\byou(?:'ll| will| can|'ve got)\b[^.!?]{0,30}\b(?:fine|great|better|well|okay|ok|through|this|it)\b",
 )
