@@ -1,4 +1,4 @@
-"""Scorers on the command line: `rapport score` and `rapport scorer`, whose commands for turn scorers come from there."""
+"""`rapport score`, and `rapport scorer` with the commands of the turn scorers among its own."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def distill_command(
 
 @app.command("check")
 def check_command(data: DataOption, weights: WeightsOption = None) -> None:
-    """The shipped scorer's agreement with the judge on held-out conversations, and how every family of cheating replies ranks there."""
+    """The shipped scorer on held-out conversations: agreement with the judge, and how cheating replies rank."""
     from reward_servers.empathy.data import RatingsError
     from reward_servers.empathy.recipe import evaluate_scorer
     from reward_servers.empathy.scorer import EmpathyScorer, ScorerWeightsError

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from reward_servers.protocol import ScoreRequest
     from reward_servers.turn_scorers.augment import Candidate
     from reward_servers.turn_scorers.items import Items
+    from reward_servers.turn_scorers.labels import LabelledReply
     from reward_servers.turn_scorers.opening import Opened
     from reward_servers.turn_scorers.recipe import Recipe
 
@@ -72,8 +73,8 @@ def label_command(
         raise OptionError("give either --judge URL or --formula-only: the two make different labels")
     from evaluation.files import check_target, write_json
     from reward_servers.turn_scorers.augment import Kind, candidates
-    from reward_servers.turn_scorers.dialogues import LICENCE_NOTE, read_listener_turns
-    from reward_servers.turn_scorers.labels import explained_by_kind, labelled, write_labels
+    from reward_servers.turn_scorers.dialogues import read_listener_turns
+    from reward_servers.turn_scorers.labels import labelled, write_labels
 
     check_target(out)
     found = candidates(read_listener_turns(data, limit), seed)
@@ -87,9 +88,19 @@ def label_command(
     kept = [candidate for candidate in found if candidate.id not in missing]
     replies = [labelled(c, items.get(c.id, _FOREIGN) if judge is not None else None) for c in kept]
     write_labels(out, replies)
-    kinds = Counter(reply.kind.value for reply in replies)
-    summary = {
-        "replies": dict(kinds),
+    summary = _summary(replies, missing, judge)
+    write_json(out.with_suffix(".summary.json"), summary)
+    typer.echo(f"{len(replies)} labelled replies {summary['replies']} in {out}; {len(missing)} left out, unlabelled")
+    typer.echo(f"{summary['variance_explained_by_kind']:.1%} of the labels' variance is the kind of reply alone")
+    typer.echo(summary["licence"])
+
+
+def _summary(replies: Sequence[LabelledReply], missing: dict[str, str], judge: str | None) -> dict[str, Any]:
+    from reward_servers.turn_scorers.dialogues import LICENCE_NOTE
+    from reward_servers.turn_scorers.labels import explained_by_kind
+
+    return {
+        "replies": dict(Counter(reply.kind.value for reply in replies)),
         "by_split": dict(Counter(reply.split.value for reply in replies)),
         "without_label": len(missing),
         "reasons": dict(Counter(missing.values()).most_common(20)),
@@ -97,10 +108,6 @@ def label_command(
         "judge": judge,
         "licence": LICENCE_NOTE,
     }
-    write_json(out.with_suffix(".summary.json"), summary)
-    typer.echo(f"{len(replies)} labelled replies ({dict(kinds)}) in {out}; {len(missing)} left out without a label")
-    typer.echo(f"{summary['variance_explained_by_kind']:.1%} of the labels' variance is the kind of reply alone")
-    typer.echo(LICENCE_NOTE)
 
 
 _FOREIGN = (0, 0, 0, 0, 0)  # a foreign reply is not asked about

@@ -91,3 +91,18 @@ class SeededScorer:
         deadline = time.monotonic() + LONGEST_GATE_S
         while not (folder / "open").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
+
+
+class WordCount:
+    """A quality that everybody can check."""
+
+    version = "word-count-1"
+
+    @classmethod
+    def load(cls, folder: Path | None = None) -> WordCount:
+        return cls()
+
+    def quality(self, requests: Sequence[ScoreRequest]) -> list[float]:
+        if any(POISON in request.response for request in requests):
+            raise ValueError("this reply has no quality")
+        return [float(len(request.response.split())) for request in requests]
