@@ -78,8 +78,10 @@ class Gateway:
         )
         versions = {TAGGER: tag_version, SCORER: score_version}
         versions |= {} if self._quality is None else {QUALITY: quality_version}
-        for i, request, cut, *answers in zip(places, valid, sentences, tags, scores, qualities, strict=True):
-            results[i] = _join(request, cut, *answers, versions)
+        for i, request, cut, tagged, scored, quality in zip(
+            places, valid, sentences, tags, scores, qualities, strict=True
+        ):
+            results[i] = _join(request, cut, tagged, scored, quality, versions)
         return [result for result in results if result is not None]
 
     async def _tag(self, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:

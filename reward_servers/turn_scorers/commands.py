@@ -240,7 +240,7 @@ def train_command(
 
     given = {"batch": batch, "rate": rate, "epochs": epochs, "head_rate": head_rate, "tuned_layers": tuned_layers}
     stm = {"emotion_epochs": emotion_epochs, "emotion_rate": emotion_rate}
-    fixed = {"encoder": encoder, "max_length": max_length, "pooling": Pooling(pooling)}
+    fixed: dict[str, Any] = {"encoder": encoder, "max_length": max_length, "pooling": Pooling(pooling)}
     chosen = list(Variant) if variant == "all" else [Variant(variant)]
     recipes = []
     for one in chosen:

@@ -1,4 +1,4 @@
-"""The three variants on a real, tiny encoder: what they see, an exact resume, and scores that depend on nothing else."""
+"""The three variants on a real, tiny encoder: what they see, an exact resume, scores that depend on nothing else."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which reward deserves trust: one table, the figures those of `rapport evaluate agreement`, and of scipy for the rest."""
+"""Which reward deserves trust: one table, its figures those of `rapport evaluate agreement` and of scipy."""
 
 from __future__ import annotations
 
