@@ -20,12 +20,14 @@ if TYPE_CHECKING:
     from reward_servers.turn_scorers.augment import Candidate
     from reward_servers.turn_scorers.items import Items
     from reward_servers.turn_scorers.labels import LabelledReply
+    from reward_servers.turn_scorers.network import States
     from reward_servers.turn_scorers.opening import Opened
     from reward_servers.turn_scorers.recipe import Recipe
+    from reward_servers.turn_scorers.training import Step
 
 LabelsOption = Annotated[Path, typer.Option("--labels", metavar="FILE", help="As `rapport scorer label` wrote it.")]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="minilm, a folder, or a hub id such as roberta-base.")]
-TunedOption = Annotated[int | None, typer.Option(min=0, help="Only the upper layers learn; all if absent.")]
+TunedOption = Annotated[int | None, typer.Option(min=0, help="Only so many upper layers learn; 0: none, fast.")]
 PoolingOption = Annotated[Literal["first", "mean"], typer.Option(help="Of the encoder's states; published: first.")]
 LimitOption = Annotated[int | None, typer.Option(min=1, help="At most so many conversations of each split.")]
 
@@ -235,29 +237,39 @@ def train_command(
     """
     from reward_servers.turn_scorers.dialogues import LICENCE_NOTE
     from reward_servers.turn_scorers.labels import read_labels
-    from reward_servers.turn_scorers.recipe import PUBLISHED, Pooling, Variant
+    from reward_servers.turn_scorers.recipe import Pooling
     from reward_servers.turn_scorers.training import train_scorer
 
     given = {"batch": batch, "rate": rate, "epochs": epochs, "head_rate": head_rate, "tuned_layers": tuned_layers}
     stm = {"emotion_epochs": emotion_epochs, "emotion_rate": emotion_rate}
-    fixed: dict[str, Any] = {"encoder": encoder, "max_length": max_length, "pooling": Pooling(pooling)}
-    chosen = list(Variant) if variant == "all" else [Variant(variant)]
-    recipes = []
-    for one in chosen:
-        own = given | stm if one is Variant.STM or variant != "all" else given
-        changes: dict[str, Any] = {name: value for name, value in own.items() if value is not None}
-        recipes += [replace(PUBLISHED[one], **fixed, **changes, seed=seed) for seed in _numbers(seeds)]
+    fixed = {"encoder": encoder, "max_length": max_length, "pooling": Pooling(pooling)}
+    recipes = _recipes(variant, given | fixed, stm, _numbers(seeds))
     replies = read_labels(labels)
     typer.echo(LICENCE_NOTE)
+    states: States = {}
     for recipe in recipes:
-        folder = _folder_of(out, recipe)
+        folder = out / recipe.variant.value / f"seed-{recipe.seed}"
         with _progress(f"{recipe.variant}, seed {recipe.seed}") as told:
-            train_scorer(replies, recipe, folder, lambda step: told(step.done, step.steps, step.loss))
+            train_scorer(replies, recipe, folder, _teller(told), states=states)
         typer.echo(f"{recipe.variant}, seed {recipe.seed}: {_last_line(folder)} -> {folder}")
 
 
-def _folder_of(out: Path, recipe: Recipe) -> Path:
-    return out / recipe.variant.value / f"seed-{recipe.seed}"
+def _recipes(variant: str, given: dict[str, Any], stm: dict[str, Any], seeds: Sequence[int]) -> list[Recipe]:
+    """The published recipes with what was given, not None, in place of theirs."""
+    from reward_servers.turn_scorers.recipe import PUBLISHED, Variant
+
+    if variant not in (Variant.STM, "all") and any(value is not None for value in stm.values()):
+        raise OptionError(f"--emotion-epochs and --emotion-rate are of STM's first stage, which {variant} has not")
+    recipes = []
+    for one in list(Variant) if variant == "all" else [Variant(variant)]:
+        own = given | stm if one is Variant.STM else given
+        changes = {name: value for name, value in own.items() if value is not None}
+        recipes += [replace(PUBLISHED[one], **changes, seed=seed) for seed in seeds]
+    return recipes
+
+
+def _teller(told: Callable[[int, int, float | None], None]) -> Callable[[Step], None]:
+    return lambda step: told(step.done, step.steps, step.loss)
 
 
 def _last_line(folder: Path) -> str:
@@ -278,7 +290,7 @@ def eval_command(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="What `train --out` wrote, or a part of it.")],
     labels: LabelsOption,
     out: Annotated[Path | None, typer.Option("--json", metavar="OUT.json", help="All figures.")] = None,
-    limit: Annotated[int | None, typer.Option(min=2, help="The first so many test replies.")] = None,
+    limit: Annotated[int | None, typer.Option(min=2, help="At most so many test conversations.")] = None,
     resamples: Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")] = 1000,
 ) -> None:
     """MAE, Spearman, emotion accuracy and latency on the test split, over the seeds of each variant, with intervals.
@@ -300,7 +312,7 @@ def eval_command(
     if out is not None:
         check_target(out)
     folders = find_scorers(folder)
-    replies = held_out_replies(read_labels(labels), folders)[:limit]
+    replies = held_out_replies(read_labels(labels), folders, limit)
     predictions: dict[Any, list[Any]] = {variant: [] for variant in folders}
     for variant, own in folders.items():
         for one in own:

@@ -13,6 +13,7 @@ stands beside it: the standard deviation, which the bootstrap does not see.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -134,9 +135,12 @@ def find_scorers(folder: Path) -> dict[Variant, list[Path]]:
 
 
 def held_out_replies(
-    replies: Sequence[LabelledReply], folders: Mapping[Variant, Sequence[Path]]
+    replies: Sequence[LabelledReply], folders: Mapping[Variant, Sequence[Path]], limit: int | None = None
 ) -> list[LabelledReply]:
     """The test split of the labels that all scorers were trained with.
+
+    Args:
+        limit: at most so many conversations, drawn by a hash of their ids: files are often sorted by feeling.
 
     Raises:
         TurnScorerError: a scorer was trained with other labels, whose test split may be another; or there is no reply.
@@ -146,9 +150,11 @@ def held_out_replies(
         if read_card(folder).labels != name:
             raise TurnScorerError(f"{folder} was trained with other labels than these; give the file it was trained on")
     rows = [reply for reply in replies if reply.split is Split.TEST]
-    if len({reply.conversation for reply in rows}) < 2:
+    names = sorted({reply.conversation for reply in rows}, key=lambda name: hashlib.sha256(name.encode()).digest())
+    if len(names) < 2:
         raise TurnScorerError("the labels hold fewer than two conversations of the test split")
-    return rows
+    kept = set(names[:limit])
+    return [reply for reply in rows if reply.conversation in kept]
 
 
 def predict(scorer: TurnScorer, replies: Sequence[LabelledReply], on_reply: OnReply | None = None) -> Predictions:

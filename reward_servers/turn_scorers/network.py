@@ -25,6 +25,8 @@ MIDDLE = 3.0  # of the scale 1 to 5: where the empathy head begins, so that no s
 _REPLY_SHARE = 0.75  # of max_length that a reply may take; the context keeps the rest
 _SPEAKERS = {"user": "Speaker: ", "assistant": "Listener: "}
 
+States = dict[tuple[tuple[int, ...], bool], Tensor]  # a text's token ids, and whether they are a pair, to its state
+
 
 @dataclass(frozen=True, slots=True)
 class Views:
@@ -92,6 +94,21 @@ class TurnNetwork(nn.Module):
         self.empathy = nn.Sequential(nn.Linear(seen, size), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(size, 1))
         nn.init.constant_(self.empathy[-1].bias, MIDDLE)  # type: ignore[arg-type]
         freeze(encoder, recipe.tuned_layers)
+        self._frozen = recipe.tuned_layers == 0
+        self._states: States | None = None
+
+    def remember(self, states: States) -> None:
+        """Keep the states of every text in `states`, for training on a frozen encoder: each text is encoded once."""
+        if not self._frozen:
+            raise RecipeError("only the states of a frozen encoder may be kept: tuned_layers has to be 0")
+        self._states = states
+
+    def train(self, mode: bool = True) -> TurnNetwork:
+        """As any module; a frozen encoder has no dropout, so that a text's state is always the same."""
+        super().train(mode)
+        if self._frozen:
+            self.encoder.eval()
+        return self
 
     def forward(self, turns: Sequence[Views]) -> tuple[Tensor, Tensor]:
         """(B,) empathy, not clipped, and (B, 32) emotion logits of B turns."""
@@ -111,7 +128,19 @@ class TurnNetwork(nn.Module):
         return self.emotion(self.dropout(self._encode([turn.context for turn in turns], None)))
 
     def _encode(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
-        return encode(self.encoder, rows, types, self._pooling)
+        """(B, H) pooled states of B rows of token ids."""
+        if self._states is None:
+            return encode(self.encoder, rows, types, self._pooling)
+        typed = types or [None] * len(rows)
+        return torch.stack([self._kept(row, own, self._states) for row, own in zip(rows, typed, strict=True)])
+
+    def _kept(self, row: Sequence[int], types: Sequence[int] | None, states: States) -> Tensor:
+        """(H,) state of one text, encoded alone: what else is in a batch must not change it."""
+        key = tuple(row), types is not None
+        if key not in states:
+            with torch.inference_mode(False), torch.no_grad():
+                states[key] = encode(self.encoder, [row], None if types is None else [types], self._pooling)[0]
+        return states[key]
 
 
 def encode(

@@ -85,6 +85,8 @@ def test_from_dialogues_to_a_verdict_by_the_commands(tmp_path: Path, encoder: st
         run("eval", out, "--labels", other)
     with pytest.raises(OptionError, match="--seeds"):
         run("train", "mvc", "--labels", labels, "--out", out, "--seeds", "0,zero")
+    with pytest.raises(OptionError, match="STM's first stage"):
+        run("train", "mvc", "--labels", labels, "--out", out, "--emotion-rate", 1e-4)
 
 
 def test_what_a_model_does_not_answer_readably_is_left_out_and_counted(tmp_path: Path) -> None:

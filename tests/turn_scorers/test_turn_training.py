@@ -114,6 +114,24 @@ def test_only_the_upper_layers_learn_where_asked(encoder: str, labels: Sequence[
         train_scorer(labels, recipe(encoder, tuned_layers=3), tmp_path / "t")
 
 
+def test_a_frozen_encoder_reads_each_text_once_and_several_trainings_share_that(
+    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path
+) -> None:
+    frozen, states = recipe(encoder, tuned_layers=0), {}  # type: ignore[var-annotated]
+    train_scorer(labels, frozen, tmp_path / "alone")
+    train_scorer(labels, replace(frozen, seed=1), tmp_path / "other", states=states)
+    kept = dict(states)
+    train_scorer(labels, frozen, tmp_path / "shared", states=states)
+    assert states.keys() == kept.keys() and len(kept) > len({reply.conversation for reply in labels})
+    assert equal(weights(tmp_path / "alone"), weights(tmp_path / "shared"))
+    assert torch.equal(
+        load_file(Path(encoder) / "model.safetensors")["embeddings.word_embeddings.weight"],
+        weights(tmp_path / "shared")["embeddings.word_embeddings.weight"],
+    )
+    with pytest.raises(RecipeError, match="frozen"):
+        TurnNetwork(load_encoder(encoder)[1], recipe(encoder)).remember({})
+
+
 def test_an_epoch_has_every_row_once() -> None:
     batches = epoch_batches(10, 4, seed=1, stage="empathy", epoch=0)
     assert [len(batch) for batch in batches] == [4, 4, 2]
