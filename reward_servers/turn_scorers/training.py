@@ -164,10 +164,10 @@ class _Training:
             done += 1
             if self._on_step is not None:
                 self._on_step(Step(stage, epoch, done, steps, loss))
-            if time.monotonic() - self._saved_at >= self._save_every_s and step + 1 < len(batches):
-                self._save(stage, epoch, step + 1, optimizer)
+            if step + 1 < len(batches):
+                self._save_if_due(stage, epoch, step + 1, optimizer)
         self._report(stage, epoch)
-        self._save(stage, epoch + 1, 0, optimizer)
+        self._save_if_due(stage, epoch + 1, 0, optimizer)
         return done
 
     def _learn(self, stage: str, epoch: int, step: int, batch: list[int], optimizer: torch.optim.Optimizer) -> float:
@@ -205,7 +205,9 @@ class _Training:
         kept.append(json.dumps({**mine, **self._rows[Split.VALID].measure()}))
         write_whole(path, ("\n".join(kept) + "\n").encode())
 
-    def _save(self, stage: str, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+    def _save_if_due(self, stage: str, epoch: int, step: int, optimizer: torch.optim.Optimizer) -> None:
+        if time.monotonic() - self._saved_at < self._save_every_s:
+            return
         place = {"stage": stage, "epoch": epoch, "step": step}
         learned = {"optimizer": optimizer.state_dict(), "scaler": self._scaler.state_dict()}
         network = self._network.state_dict()
