@@ -48,7 +48,7 @@ AFFIRMATION = _any_of(
     r"\bmakes? (?:total |perfect |a lot of )?sense\b|\bunderstandable\b|\b(?:don'?t|can'?t|do not) blame you\b",
     r"\bcongrat\w*|\b(?:good|happy|glad|proud) (?:for|of) you\b|\bwell done\b|\bgood job\b",
     r"\b(?:that|this|it)(?:'s| is| was| sounds| must (?:be|have been| feel)| had to be)[^.!?]{0,20}"
-    rf"\b(?:{_STRONG})\b",
+    rf"\b(?:{_STRONG}|{_FEELINGS})\b",
     r"\b(?:oh no|aww?+|oh my|wow|bummer|i'd be too|so would i|me too)\b",
 )
 REFLECTION = _any_of(

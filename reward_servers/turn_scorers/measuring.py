@@ -6,7 +6,7 @@
     emotion accuracy   share of right feelings on the listener's own replies
     latency            milliseconds of one reply at a time through the scorer, median and 95th percentile
 
-A figure is the mean over seeds. Its 95 % interval is the percentile bootstrap over conversations (scipy), the same
+A figure is the mean over seeds. Its 95 % interval is the percentile bootstrap over conversations, the same
 conversations for all seeds and variants, so that a difference of two variants is a paired one. The spread between seeds
 stands beside it: the standard deviation, which the bootstrap does not see.
 """
@@ -214,21 +214,9 @@ class _Table:
 
     def resampled(self, variant: Variant, resamples: int) -> Floats:
         """(R, metrics) means over seeds, on conversations drawn with replacement; equal draws for every variant."""
-        from scipy.stats import bootstrap
-
-        def statistic(drawn: NDArray[np.int64]) -> Floats:
-            rows = np.concatenate([self._rows_of[int(c)] for c in drawn])
-            return self.by_seed(variant, rows).mean(0)
-
-        result = bootstrap(
-            (np.arange(len(self._rows_of)),),
-            statistic,
-            n_resamples=resamples,
-            vectorized=False,
-            method="percentile",
-            rng=np.random.default_rng(0),
-        )
-        return result.bootstrap_distribution.T
+        drawn = np.random.default_rng(0).integers(len(self._rows_of), size=(resamples, len(self._rows_of)))
+        rows = (np.concatenate([self._rows_of[c] for c in conversations]) for conversations in drawn)
+        return np.array([self.by_seed(variant, chosen).mean(0) for chosen in rows])
 
     def _metrics(self, prediction: Predictions, rows: NDArray[np.int64]) -> list[float]:
         own = rows[self._original[rows]]
