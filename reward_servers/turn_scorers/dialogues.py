@@ -2,7 +2,7 @@
 
 The published scorers were trained on 2,124 of about 50,000 listener turns, and often on the speaker's own. Here a turn
 is a reply only where the listener said it, and every one of them counts. Who speaks first tells of the situation: that
-is the speaker, our user; the file's roles say the same (`rapport sft` reads the original CSV; this reads JSON Lines).
+is the speaker, our user. A folder holds JSON Lines, or the files of the original release (`original_csv`):
 
     {"conv_id": str, "emotion": one of the 32 words, "split": "train" | "valid" | "test",
      "turns": [{"role": "speaker" | "listener", "text": str}, ...]}
@@ -20,6 +20,7 @@ from typing import Any
 
 from dialogue.conversation import Message
 from dialogue.emotions import Feeling
+from reward_servers.turn_scorers.original_csv import FILES, read_original
 
 FILE = "conversations.jsonl"
 LICENCE = "CC BY-NC 4.0"
@@ -57,15 +58,17 @@ def read_listener_turns(source: Path, limit: int | None = None) -> list[Listener
     """All listener turns, in the order of the file.
 
     Args:
-        source: the file, or the folder that holds `conversations.jsonl`.
+        source: a file of JSON Lines, or the folder that holds `conversations.jsonl` or the original CSV files.
         limit: at most so many conversations of each split, drawn by a hash of their ids: those of a smaller limit are
             among those of a larger one, so a longer run finds the answers of a shorter one in its cache.
 
     Raises:
         DialogueError: no such file, a faulty line, or no listener turn at all.
+        OriginalFileError: a fault in the original files.
     """
-    path = source / FILE if source.is_dir() else source
-    dialogues = list(_read(path))
+    original = not (source / FILE).is_file() and any((source / name).is_file() for name in FILES.values())
+    path = source if original or not source.is_dir() else source / FILE
+    dialogues = [_checked(entry, where) for where, entry in read_original(source)] if original else list(_read(path))
     if limit is not None:
         dialogues = _limited(dialogues, limit)
     turns = [turn for dialogue in dialogues for turn in dialogue.replies()]
@@ -115,13 +118,20 @@ def _read(path: Path) -> Iterator[_Dialogue]:
 
 def _parse(line: str, where: str) -> _Dialogue:
     try:
-        entry: Any = json.loads(line)
+        entry = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        raise DialogueError(f"{where}: not JSON ({error})") from error
+    return _checked(entry, where)
+
+
+def _checked(entry: Any, where: str) -> _Dialogue:
+    try:
         name, turns = entry["conv_id"], entry["turns"]
         split, feeling = Split(entry["split"]), Feeling(entry["emotion"])
         messages = tuple(_message(turn, where) for turn in turns)
     except DialogueError:
         raise
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DialogueError(
             f"{where}: expected conv_id, one of the 32 emotions, a split and turns; {type(error).__name__}: {error}"
         ) from error

@@ -26,6 +26,7 @@ from reward_servers.turn_scorers.labels import (
     write_labels,
 )
 from reward_servers.turn_scorers.llm_items import UnreadableItemsError, item_messages, parse_items
+from reward_servers.turn_scorers.original_csv import OriginalFileError
 
 SAID = (Message(role="user", content="My sister moved abroad and the house is silent."),)
 
@@ -61,6 +62,25 @@ def test_a_faulty_dialogue_is_refused_with_its_line(tmp_path: Path, change: dict
     with pytest.raises(DialogueError, match="line 2") as error:
         read_listener_turns(path)
     assert said in str(error.value)
+
+
+HEADER = "conv_id,utterance_idx,context,prompt,speaker_idx,utterance,selfeval,tags\n"
+
+
+def test_in_the_original_files_who_speaks_first_is_the_speaker_whatever_the_number(tmp_path: Path) -> None:
+    rows = [
+        "c1,2,proud,p,3,Well done_comma_ you!,5|5|5,",
+        "c1,1,proud,p,9,I learned to swim.,5|5|5,",
+        "c1,3,proud,p,3,Was it cold?,5|5|5,",
+        "c1,4,proud,p,9,A little.,5|5|5,",
+    ]
+    (tmp_path / "test.csv").write_text(HEADER + "\n".join(rows) + "\n", encoding="utf-8")
+    [turn] = read_listener_turns(tmp_path)
+    assert (turn.reply, turn.split) == ("Well done, you! Was it cold?", Split.TEST)
+    assert turn.history == (Message(role="user", content="I learned to swim."),)
+    (tmp_path / "valid.csv").write_text(HEADER + rows[0] + "\n", encoding="utf-8")  # utterance 1 is not there
+    with pytest.raises(OriginalFileError, match="1 of 1 conversations are faulty, as at line 2"):
+        read_listener_turns(tmp_path)
 
 
 @pytest.mark.parametrize(
