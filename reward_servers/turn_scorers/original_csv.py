@@ -1,8 +1,8 @@
 """EmpatheticDialogues as first released: train.csv, valid.csv and test.csv, in the shape that `dialogues` reads.
 
 One utterance a row: conv_id, utterance_idx, context, prompt, speaker_idx, utterance, selfeval, tags[, candidates]. The
-files are no CSV: quotes are plain characters, and a comma in a text is `_comma_`. `speaker_idx` is the number of a crowd
-worker and says nothing about the role; who made utterance 1 told of the situation and is the speaker.
+files are no real CSV: quotes are plain characters, and a comma in a text is `_comma_`. `speaker_idx` is the number of a
+crowd worker and says nothing about the role; who made utterance 1 told of the situation and is the speaker.
 """
 
 from __future__ import annotations
