@@ -16,6 +16,11 @@ class RecipeError(ValueError):
     """A training that cannot be done as asked. The message names the option, its value and what would be right."""
 
 
+def _require(holds: bool, name: str, value: object, wanted: str) -> None:
+    if not holds:
+        raise RecipeError(f"{name} is {value!r}, but must be {wanted}")
+
+
 class Variant(StrEnum):
     """The architectures. All see context and reply together; MVC sees the context alone as well."""
 
@@ -64,8 +69,9 @@ class Recipe:
         for name in ("batch", "epochs"):
             _require(getattr(self, name) >= 1, name, getattr(self, name), "at least 1")
         _require(self.emotion_epochs >= 0, "emotion_epochs", self.emotion_epochs, "0 or more")
-        _require(not self.emotion_epochs or self.variant is Variant.STM, "emotion_epochs", self.emotion_epochs, "0: "
-                 f"a first stage on emotion alone is STM's, not that of {self.variant}")  # fmt: skip
+        if self.variant is not Variant.STM:
+            wanted = f"0: a first stage on emotion alone is STM's, not that of {self.variant}"
+            _require(not self.emotion_epochs, "emotion_epochs", self.emotion_epochs, wanted)
         for name in ("rate", "emotion_rate"):
             _require(0 < getattr(self, name) < 1, name, getattr(self, name), "between 0 and 1")
         _require(self.head_rate is None or 0 < self.head_rate < 1, "head_rate", self.head_rate, "between 0 and 1")
@@ -112,8 +118,3 @@ def load_encoder(name: str) -> tuple[Any, Any]:
     finally:
         logging.set_verbosity_warning()
         logging.enable_progress_bar()
-
-
-def _require(holds: bool, name: str, value: object, wanted: str) -> None:
-    if not holds:
-        raise RecipeError(f"{name} is {value!r}, but must be {wanted}")
