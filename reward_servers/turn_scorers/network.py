@@ -131,7 +131,7 @@ class TurnNetwork(nn.Module):
         """(B, H) pooled states of B rows of token ids."""
         if self._states is None:
             return encode(self.encoder, rows, types, self._pooling)
-        typed = types or [None] * len(rows)
+        typed: Sequence[Sequence[int] | None] = [None] * len(rows) if types is None else types
         return torch.stack([self._kept(row, own, self._states) for row, own in zip(rows, typed, strict=True)])
 
     def _kept(self, row: Sequence[int], types: Sequence[int] | None, states: States) -> Tensor:

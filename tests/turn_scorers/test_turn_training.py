@@ -58,7 +58,7 @@ def test_the_published_recipes_are_those_of_the_paper() -> None:
 @pytest.mark.parametrize(("name", "value"), [("rate", 0.0), ("epochs", 0), ("max_length", 3), ("emotion_epochs", 2)])
 def test_a_recipe_that_cannot_work_is_refused_by_name(name: str, value: float) -> None:
     with pytest.raises(RecipeError, match=name):
-        replace(PUBLISHED[Variant.MVC], **{name: value})
+        replace(PUBLISHED[Variant.MVC], **{name: value})  # type: ignore[arg-type]
 
 
 def test_both_views_are_the_tokenizers_own_and_marks_in_a_text_are_text(encoder: str) -> None:
