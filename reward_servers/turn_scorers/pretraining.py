@@ -187,5 +187,6 @@ def _measure(network: _Tagger, rows: tuple[list[Views], Tensor]) -> Pretrained:
     found = torch.zeros_like(targets)
     for batch in by_length([len(turn.context) for turn in turns], 64):
         found[batch] = (network([turns[row].context for row in batch]) > 0).float().cpu()
-    micro, macro = (float(f1_score(targets.numpy(), found.numpy(), average=kind, zero_division=0)) for kind in ("micro", "macro"))
+    wanted, given = targets.numpy(), found.numpy()
+    micro, macro = (float(f1_score(wanted, given, average=kind, zero_division=0)) for kind in ("micro", "macro"))
     return Pretrained(micro, macro, len(turns))
