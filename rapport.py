@@ -51,7 +51,7 @@ COMMANDS: dict[str, Entry] = {
     "tag": Entry("reward_servers.tactics.commands", "tag", "Name the supportive tactics of each sentence of replies."),
     "tagger": Entry("reward_servers.tactics.commands", "app", "Train, adopt and evaluate tactic taggers."),
     "score": Entry("reward_servers.empathy.commands", "score", "Score replies on the six dimensions of empathy."),
-    "scorer": Entry("reward_servers.empathy.commands", "app", "Train and evaluate the empathy scorer."),
+    "scorer": Entry("reward_servers.empathy.commands", "app", "Train empathy scorers; which one deserves trust?"),
     "serve": Entry("reward_servers.commands", "serve", "Serve tactics and empathy scores over HTTP: rapport serve"),
     "report": Entry("evaluation.report.commands", "report", "One HTML file about a run, or several compared."),
     "evaluate": Entry("evaluation.commands", "app", "Measure systems as the papers do."),

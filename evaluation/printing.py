@@ -6,7 +6,7 @@ A table that is wider than the terminal is cut into several with the same rows, 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console
 from rich.table import Table
@@ -17,6 +17,7 @@ from evaluation.agreement import SCALES, AgreementReport
 from evaluation.columns import COLUMNS, RATED
 from evaluation.diversity import Diversity
 from evaluation.table import EvaluationTable, TableRow
+from evaluation.trust import AGGREGATE, TrustRow, TrustTable
 
 SIGNIFICANT = 0.05
 WIDTH_OF_FILES = 180  # characters, where the output is no terminal
@@ -102,6 +103,28 @@ def print_agreement(report: AgreementReport, console: Console) -> None:
     rhos = [(rater, [_cell(by[s].spearman, by[s].spearman_interval) for s in SCALES]) for rater, by in raters]
     _print(console, f"Quadratically weighted kappa {against}", "rater", headings, kappas)
     _print(console, f"Spearman's rho {against}", "rater", headings, rhos)
+
+
+def print_trust(tables: Mapping[str, TrustTable], console: Console) -> None:
+    """Per set of conversations: aggregate and dimensions by rho, and the aggregate by kappa; notes below."""
+    for which, table in tables.items():
+        shown = [AGGREGATE, *SCALES]
+        headings = ["rho, aggregate", "kappa, aggregate", *(f"rho, {HEADINGS[s].rstrip(' ↑↓')}" for s in SCALES)]
+        rows = []
+        for row in table.rows:
+            rhos = [_rho_cell(row, scale) for scale in shown]
+            total = row.scales[AGGREGATE]
+            rows.append((row.name, [rhos[0], _cell(total.kappa, total.kappa_interval), *rhos[1:]]))
+        title = f"Agreement with the experts, mean over them: {which}, {table.conversations} conversations"
+        _print(console, title, "who", headings, rows)
+    for row in next(iter(tables.values())).rows:
+        if row.note:
+            console.print(f"{row.name}: {row.note}", highlight=False, markup=False)
+
+
+def _rho_cell(row: TrustRow, scale: str) -> Text | str:
+    found = row.scales.get(scale)
+    return "" if found is None else _cell(found.spearman, found.spearman_interval)
 
 
 def print_diversity(results: Sequence[Diversity], console: Console) -> None:

@@ -18,82 +18,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 
-
-class Emotion(StrEnum):
-    """GoEmotions' labels. The order of the members is that of its files; neutral comes last."""
-
-    ADMIRATION = "admiration"
-    AMUSEMENT = "amusement"
-    ANGER = "anger"
-    ANNOYANCE = "annoyance"
-    APPROVAL = "approval"
-    CARING = "caring"
-    CONFUSION = "confusion"
-    CURIOSITY = "curiosity"
-    DESIRE = "desire"
-    DISAPPOINTMENT = "disappointment"
-    DISAPPROVAL = "disapproval"
-    DISGUST = "disgust"
-    EMBARRASSMENT = "embarrassment"
-    EXCITEMENT = "excitement"
-    FEAR = "fear"
-    GRATITUDE = "gratitude"
-    GRIEF = "grief"
-    JOY = "joy"
-    LOVE = "love"
-    NERVOUSNESS = "nervousness"
-    OPTIMISM = "optimism"
-    PRIDE = "pride"
-    REALIZATION = "realization"
-    RELIEF = "relief"
-    REMORSE = "remorse"
-    SADNESS = "sadness"
-    SURPRISE = "surprise"
-    NEUTRAL = "neutral"
-
+from dialogue.emotions import Emotion, Feeling
 
 LABELS: tuple[Emotion, ...] = tuple(Emotion)
 EMOTIONS: tuple[Emotion, ...] = LABELS[:-1]
 EMOTION_CLASSES = len(EMOTIONS)
-
-
-class Feeling(StrEnum):
-    """The 32 words of EmpatheticDialogues (Rashkin et al. 2019, arXiv 1811.00207)."""
-
-    AFRAID = "afraid"
-    ANGRY = "angry"
-    ANNOYED = "annoyed"
-    ANTICIPATING = "anticipating"
-    ANXIOUS = "anxious"
-    APPREHENSIVE = "apprehensive"
-    ASHAMED = "ashamed"
-    CARING = "caring"
-    CONFIDENT = "confident"
-    CONTENT = "content"
-    DEVASTATED = "devastated"
-    DISAPPOINTED = "disappointed"
-    DISGUSTED = "disgusted"
-    EMBARRASSED = "embarrassed"
-    EXCITED = "excited"
-    FAITHFUL = "faithful"
-    FURIOUS = "furious"
-    GRATEFUL = "grateful"
-    GUILTY = "guilty"
-    HOPEFUL = "hopeful"
-    IMPRESSED = "impressed"
-    JEALOUS = "jealous"
-    JOYFUL = "joyful"
-    LONELY = "lonely"
-    NOSTALGIC = "nostalgic"
-    PREPARED = "prepared"
-    PROUD = "proud"
-    SAD = "sad"
-    SENTIMENTAL = "sentimental"
-    SURPRISED = "surprised"
-    TERRIFIED = "terrified"
-    TRUSTING = "trusting"
 
 
 @dataclass(frozen=True, slots=True)

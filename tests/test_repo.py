@@ -83,7 +83,8 @@ def forbidden_import(importer: str, module: str) -> bool:
     if room in ("rl", "sft", "evaluation") and target == "reward_servers":
         return module not in BORDER
     if target in ("rl", "sft", "evaluation"):  # SFT builds on the policy code; commands may call each other's results
-        from_command = room in ("rl", "sft", "evaluation") and importer.endswith("/commands.py")
+        may_command = room in ("rl", "sft", "evaluation") or target == "evaluation"  # scorers are measured there
+        from_command = may_command and importer.endswith("/commands.py")
         return not from_command and (room, target) != ("sft", "rl")
     return True
 
@@ -105,6 +106,8 @@ def forbidden_import(importer: str, module: str) -> bool:
         ("rl/commands.py", "evaluation.report.commands", False),
         ("evaluation/table.py", "rl.reward", True),
         ("reward_servers/commands.py", "rl.config", True),
+        ("reward_servers/turn_scorers/commands.py", "evaluation.trust", False),
+        ("reward_servers/turn_scorers/training.py", "evaluation.bootstrap", True),
         ("dialogue/loaders.py", "reward_servers.protocol", True),
         ("rl/commands.py", "rapport", True),
         ("tests/test_cli.py", "rapport", False),

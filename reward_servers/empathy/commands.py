@@ -1,4 +1,4 @@
-"""The scorer on the command line: `rapport score`, `rapport scorer train` and `rapport scorer evaluate`."""
+"""`rapport score`, and `rapport scorer` with the commands of the turn scorers among its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,23 @@ from rich.progress import track
 
 from dialogue.conversation import Message
 from reward_servers.protocol import ScoreRequest
+from reward_servers.turn_scorers.commands import (
+    eval_command,
+    label_command,
+    pretrain_command,
+    train_command,
+    trust_command,
+)
 
 if TYPE_CHECKING:
     from reward_servers.empathy.scorer import EmpathyScorer
 
-app = typer.Typer(help="Train and check the empathy scorer.", no_args_is_help=True)
+app = typer.Typer(help="Train empathy scorers, measure them, and see which to trust.", no_args_is_help=True)
+app.command("label")(label_command)
+app.command("pretrain")(pretrain_command)
+app.command("train")(train_command)
+app.command("eval")(eval_command)
+app.command("trust")(trust_command)
 _console = Console(stderr=True)
 
 OutOption = Annotated[Path, typer.Option("--out", help="Where to write the scored lines.")]
@@ -125,8 +137,8 @@ def _history(value: object, where: str) -> tuple[Message, ...]:
     return tuple(messages)
 
 
-@app.command("train")
-def train_command(
+@app.command("distill")
+def distill_command(
     data: DataOption,
     out: Annotated[Path | None, typer.Option("--out", help="Weights folder; the shipped one if absent.")] = None,
     cache: Annotated[Path, typer.Option("--cache", help="Where encoder states and babble are kept.")] = Path(
@@ -134,7 +146,7 @@ def train_command(
     ),
     seed: Annotated[int, typer.Option(help="Seed of probes and heads.")] = 0,
 ) -> None:
-    """Train the scorer on the judge's ratings, held-out conversations left out."""
+    """Train the shipped scorer of six dimensions on a judge's ratings, held-out conversations left out."""
     from reward_servers.empathy.babble import BabbleModelMissingError
     from reward_servers.empathy.data import RatingsError
     from reward_servers.empathy.recipe import train_scorer
@@ -149,9 +161,9 @@ def train_command(
     _console.print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} epochs; weights in {folder}")
 
 
-@app.command("evaluate")
-def evaluate_command(data: DataOption, weights: WeightsOption = None) -> None:
-    """Agreement with the judge on held-out conversations, and how every family of cheating replies ranks there."""
+@app.command("check")
+def check_command(data: DataOption, weights: WeightsOption = None) -> None:
+    """The shipped scorer on held-out conversations: agreement with the judge, and how cheating replies rank."""
     from reward_servers.empathy.data import RatingsError
     from reward_servers.empathy.recipe import evaluate_scorer
     from reward_servers.empathy.scorer import EmpathyScorer, ScorerWeightsError

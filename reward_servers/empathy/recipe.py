@@ -78,7 +78,7 @@ def cached_predictor(network: EmpathyNetwork, store: InputCache, table: bytes, e
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `rapport scorer evaluate` shows."""
+    """What `rapport scorer check` shows."""
 
     judge: Agreement
     experts: Agreement

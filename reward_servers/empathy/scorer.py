@@ -52,7 +52,7 @@ class EmpathyScorer:
         for name in (_TENSORS, _CONFIG):
             if not (folder / name).is_file():
                 raise ScorerWeightsError(
-                    f"{folder} has no {name}; train one with `rapport scorer train --out {folder}`"
+                    f"{folder} has no {name}; train one with `rapport scorer distill --out {folder}`"
                 )
         try:
             config = NetworkConfig(**json.loads((folder / _CONFIG).read_text(encoding="utf-8")))

@@ -1,0 +1,192 @@
+"""GoEmotions pre-training of an encoder (Yun 2025): its 28 labels, several a comment, 2 epochs.
+
+L = binary cross-entropy over 28 labels, on one linear layer that is thrown away. What is kept is the encoder, a Hugging
+Face folder that `rapport scorer train --encoder` takes. GoEmotions is CC BY 4.0 (Demszky et al. 2020): name the source.
+
+    text <tab> label numbers joined by commas <tab> id        train.tsv and dev.tsv, no header
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from dialogue.conversation import Message
+from dialogue.emotions import Emotion
+from reward_servers.turn_scorers.batches import by_length, epoch_batches, step_seed
+from reward_servers.turn_scorers.network import TextViews, Views, encode, freeze
+from reward_servers.turn_scorers.recipe import SHIPPED, Pooling, load_encoder
+from reward_servers.turn_scorers.saved import STATE, TurnScorerError, load_state, save_state
+
+TRAIN, DEV = "train.tsv", "dev.tsv"
+_STAGE = "goemotions"
+_COLUMNS = 3
+
+
+class GoEmotionsError(ValueError):
+    """GoEmotions that cannot be read. The message names file, line and what is expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comment:
+    """One comment with its labels, at least one."""
+
+    text: str
+    labels: tuple[Emotion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Pretraining:
+    """Options; the fields mean what they mean in `Recipe`."""
+
+    encoder: str = SHIPPED
+    batch: int = 16
+    rate: float = 2e-5
+    epochs: int = 2
+    max_length: int = 128
+    pooling: Pooling = Pooling.FIRST
+    tuned_layers: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Pretrained:
+    """F1 over the 28 labels on the dev file, a label counted where its probability is above a half."""
+
+    micro_f1: float
+    macro_f1: float
+    comments: int
+
+
+def read_comments(path: Path) -> list[Comment]:
+    """The comments of one file.
+
+    Raises:
+        GoEmotionsError: no such file, or a line without text and known labels.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise GoEmotionsError(f"{path}: cannot be read ({error})") from error
+    comments = [_comment(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]
+    if not comments:
+        raise GoEmotionsError(f"{path}: no comment")
+    return comments
+
+
+def _comment(line: str, where: str) -> Comment:
+    names = list(Emotion)
+    fields = line.rstrip("\r").split("\t")
+    numbers = fields[1].split(",") if len(fields) == _COLUMNS and fields[0].strip() else []
+    if not numbers or any(not (n.isascii() and n.isdigit() and int(n) < len(names)) for n in numbers):
+        raise GoEmotionsError(f"{where}: {line[:60]!r}; expected text, label numbers from 0 to 27, id, parted by tabs")
+    return Comment(fields[0], tuple(names[int(n)] for n in numbers))
+
+
+def pretrain(
+    folder: Path,
+    out: Path,
+    options: Pretraining,
+    on_step: Callable[[int, int, float], None] | None = None,
+    limit: int | None = None,
+) -> Pretrained:
+    """Train on `folder`/train.tsv and write the encoder to `out`. A training that was killed goes on at its epoch.
+
+    Args:
+        on_step: is told steps done, steps in all, and the loss.
+        limit: the first so many comments of either file; all if None.
+
+    Raises:
+        GoEmotionsError: a file is missing or faulty.
+        RecipeError: the encoder cannot be loaded.
+        TurnScorerError: `out` holds an unfinished training with other options.
+    """
+    train, dev = (read_comments(folder / name)[:limit] for name in (TRAIN, DEV))
+    torch.manual_seed(options.seed)
+    tokenizer, encoder = load_encoder(options.encoder)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    network = _Tagger(encoder, options).to(device)
+    views = TextViews(tokenizer, options.max_length)
+    out.mkdir(parents=True, exist_ok=True)
+    _learn(network, _rows(train, views), out, options, on_step)
+    result = _measure(network.eval(), _rows(dev, views))
+    network.encoder.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+    (out / STATE).unlink(missing_ok=True)
+    return result
+
+
+class _Tagger(nn.Module):
+    def __init__(self, encoder: Any, options: Pretraining) -> None:
+        super().__init__()
+        self.encoder, self._pooling = encoder, options.pooling
+        self.dropout = nn.Dropout(0.1)
+        self.head = nn.Linear(int(encoder.config.hidden_size), len(Emotion))
+        freeze(encoder, options.tuned_layers)
+
+    def forward(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """(B, 28) logits."""
+        return self.head(self.dropout(encode(self.encoder, rows, None, self._pooling)))
+
+
+def _rows(comments: Sequence[Comment], views: TextViews) -> tuple[list[Views], Tensor]:
+    names = list(Emotion)
+    turns = [views((Message(role="user", content=comment.text),), "") for comment in comments]
+    targets = torch.tensor([[float(name in comment.labels) for name in names] for comment in comments])
+    return turns, targets
+
+
+def _learn(
+    network: _Tagger,
+    rows: tuple[list[Views], Tensor],
+    out: Path,
+    options: Pretraining,
+    on_step: Callable[[int, int, float], None] | None,
+) -> None:
+    turns, targets = rows
+    optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=options.rate)
+    first = _restore(network, optimizer, out, options)
+    per_epoch = -(-len(turns) // options.batch)
+    for epoch in range(first, options.epochs):
+        for step, batch in enumerate(epoch_batches(len(turns), options.batch, options.seed, _STAGE, epoch)):
+            torch.manual_seed(step_seed(options.seed, _STAGE, epoch, step))
+            logits = network.train()([turns[row].context for row in batch])
+            loss = functional.binary_cross_entropy_with_logits(logits, targets[batch].to(logits.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            if on_step is not None:
+                on_step(epoch * per_epoch + step + 1, options.epochs * per_epoch, loss.item())
+        learned = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        save_state(out, {"identity": str(asdict(options)), "epoch": epoch + 1, "rows": len(turns), **learned})
+
+
+def _restore(network: _Tagger, optimizer: torch.optim.Optimizer, out: Path, options: Pretraining) -> int:
+    """The epoch to go on with."""
+    state = load_state(out)
+    if state is None:
+        return 0
+    if state["identity"] != str(asdict(options)):
+        raise TurnScorerError(f"{out} holds an unfinished pre-training with other options; give another folder")
+    network.load_state_dict(state["network"])
+    optimizer.load_state_dict(state["optimizer"])
+    return int(state["epoch"])
+
+
+@torch.inference_mode()
+def _measure(network: _Tagger, rows: tuple[list[Views], Tensor]) -> Pretrained:
+    from sklearn.metrics import f1_score
+
+    turns, targets = rows
+    found = torch.zeros_like(targets)
+    for batch in by_length([len(turn.context) for turn in turns], 64):
+        found[batch] = (network([turns[row].context for row in batch]) > 0).float().cpu()
+    wanted, given = targets.numpy(), found.numpy()
+    micro, macro = (float(f1_score(wanted, given, average=kind, zero_division=0)) for kind in ("micro", "macro"))
+    return Pretrained(micro, macro, len(turns))
