@@ -28,8 +28,7 @@ def serve(
     On this machine, or in the Ray cluster that RAY_ADDRESS names.
 
     \b
-    Start it, and ask in another terminal:
-      rapport serve
+    Ask it in another terminal:
       curl http://127.0.0.1:8000/v1/score \\
         -H 'Content-Type: application/json' \\
         -d '{"requests": [{"id": "1", "response": "That hurts.", "history":
@@ -50,8 +49,7 @@ def serve(
       tagger: {replicas: 2, folder: runs/my-tagger}      # the encoder
       tagger: {loader: lora, folder: runs/lora-tagger}   # adapters on an LLM
       scorer: {replicas: 4, num_gpus: 0.25}
-      quality: {folder: runs/scorers/mvc/seed-0}   what "quality" means,
-        instead of the aggregated empathy; or any Hugging Face reward model:
+      quality: {folder: runs/scorers/mvc/seed-0}   # else aggregated empathy
       quality: {loader: "reward_servers.reward_model:RewardModel", folder: DIR}
 
     \b

@@ -157,8 +157,14 @@ class Gateway:
 
     async def __call__(self, request: Request) -> Response:
         """An HTTP request."""
-        methods = (self.score, self.tag, self.empathy, self.quality)
-        calls = Calls(*(partial(method, caller=_caller_of(request)) for method in methods), self.health)
+        caller = _caller_of(request)
+        calls = Calls(
+            partial(self.score, caller=caller),
+            partial(self.tag, caller=caller),
+            partial(self.empathy, caller=caller),
+            partial(self.quality, caller=caller),
+            self.health,
+        )
         return await answer(request, self.config, calls, self._metrics)
 
     def _refusal(self, request: ScoreRequest) -> ScoreFailure | None:

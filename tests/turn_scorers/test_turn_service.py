@@ -13,10 +13,19 @@ from dialogue.conversation import Message
 from reward_servers.failures import ItemFailure
 from reward_servers.gateway import _join
 from reward_servers.loading import load_model
+from reward_servers.model_access import Told
 from reward_servers.model_server import ReplyTactics
 from reward_servers.protocol import EmpathyScore, FailureKind, Score, ScoreFailure, ScoreRequest
 from reward_servers.reward_model import RewardModel, RewardModelError
-from reward_servers.service_config import QUALITY, QUALITY_LOADER, DeploymentConfig, ServiceConfig, ServiceConfigError
+from reward_servers.service_config import (
+    QUALITY,
+    QUALITY_LOADER,
+    SCORER,
+    TAGGER,
+    DeploymentConfig,
+    ServiceConfig,
+    ServiceConfigError,
+)
 from reward_servers.service_file import load_service
 from reward_servers.turn_scorers.opening import open_scorer, scorer_folders
 from reward_servers.turn_scorers.recipe import PUBLISHED, Variant
@@ -56,12 +65,13 @@ def test_a_quality_that_cannot_be_served_is_refused_before_anything_starts(
 
 
 def test_the_quality_of_a_score_is_the_models_and_its_failure_is_a_failure() -> None:
-    tagged, versions = ReplyTactics((), ()), {QUALITY: "v"}
-    plain = _join(REQUEST, (), tagged, SIX, None, {})
-    asked = _join(REQUEST, (), tagged, SIX, -3.25, versions)
+    tagged, scored = Told("t", ReplyTactics((), ())), Told("s", SIX)
+    plain = _join(REQUEST, (), tagged, scored, None)
+    asked = _join(REQUEST, (), tagged, scored, Told("q", -3.25))
     assert isinstance(plain, Score) and plain.quality == SIX.aggregated
     assert isinstance(asked, Score) and asked.quality == -3.25 and asked.empathy == SIX
-    failed = _join(REQUEST, (), tagged, SIX, ItemFailure(FailureKind.INTERNAL, "no", QUALITY), versions)
+    assert asked.model_versions == {TAGGER: "t", SCORER: "s", QUALITY: "q"}
+    failed = _join(REQUEST, (), tagged, scored, Told("q", ItemFailure(FailureKind.INTERNAL, "no", QUALITY)))
     assert failed == ScoreFailure("r", FailureKind.INTERNAL, "no", QUALITY, attempts=1)
 
 
