@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 from typer.testing import CliRunner
 
+from dialogue.conversation import Message
 from evaluation.commands import app
 from evaluation.files import EvaluationDataError
 from evaluation.replies import ReplyError
@@ -41,7 +42,8 @@ def test_every_behaviour_has_a_meaning_for_the_judge() -> None:
 
 
 def test_the_judge_sees_the_talk_the_reply_and_only_the_behaviours_that_are_expected() -> None:
-    talk = tuple({"role": r, "content": c} for r, c in (("user", "One."), ("assistant", "Two."), ("user", "Three.")))
+    said = (("user", "One."), ("assistant", "Two."), ("user", "Three."))
+    talk = tuple(Message(role=role, content=text) for role, text in said)
     system, user = question_of(JudgedPrompt(SafetyPrompt("p", "c", talk, TWO), "Four.", {})).messages
     assert user["content"] == (
         "<conversation>\nPerson: One.\nSupporter: Two.\nPerson: Three.\n</conversation>\n<reply>\nFour.\n</reply>"
