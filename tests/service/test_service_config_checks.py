@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -69,7 +70,7 @@ def test_ray_serve_is_told_what_the_configuration_says() -> None:
     scaled = DeploymentConfig(LOADER, replicas=2, num_gpus=0.25, scaling=scaling, max_replicas_per_node=1, drain_s=7)
     fixed = DeploymentConfig(LOADER, replicas=3, surge_percent=0, max_ongoing_calls=5)
     config = ServiceConfig(tagger=fixed, scorer=scaled)
-    gateway = build_application(config)._bound_deployment
+    gateway: Any = build_application(config)._bound_deployment
     tagger, scorer = (argument._bound_deployment for argument in gateway.init_args[1:])
     assert (tagger.name, tagger.num_replicas, tagger._deployment_config.max_surge_percent) == (TAGGER, 3, 0)
     assert tagger.max_queued_requests == 5 * 3 and tagger._deployment_config.autoscaling_config is None
