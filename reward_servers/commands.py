@@ -57,7 +57,7 @@ def serve(
     RAPPORT_REWARD_TOKEN, if set, is the token: so it need not be in a file.
     OpenRLHF sends none; give it http://any:TOKEN@HOST:PORT/get_reward
 
-    Ctrl-C takes no new calls and lets those in flight finish for ten seconds.
+    Ctrl-C takes no new calls; those in flight have ten seconds.
     """
     from reward_servers.service_config import check_tagger
     from reward_servers.service_file import load_service
@@ -71,8 +71,7 @@ def serve(
     from reward_servers.serve import cpus_needed
     from reward_servers.serving import check_port, serve_until_stopped
 
-    alone = not os.environ.get("RAY_ADDRESS")
-    if alone:
+    if not os.environ.get("RAY_ADDRESS"):
         check_port(config)
     with ray_session(parallel_actors=int(cpus_needed(config)) + 1):
         serve_until_stopped(config, typer.echo)
