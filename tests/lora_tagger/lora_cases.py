@@ -37,6 +37,7 @@ def random_adapters(base: Path, folder: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    torch.manual_seed(5)  # peft draws one of the two matrices
     settings = LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj", "o_proj", "down_proj"])
     model = get_peft_model(model, settings, adapter_name=TACTICS[0].value)
     for tactic in TACTICS[1:]:
@@ -45,5 +46,5 @@ def random_adapters(base: Path, folder: Path) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "lora_B" in name:
-                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.1)
+                weight.copy_(torch.randn(weight.shape, generator=generator) * 0.2)
     model.save_pretrained(folder)

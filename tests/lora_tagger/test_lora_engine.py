@@ -54,7 +54,7 @@ def expected(tagger_folder: Path, tagger: LoraTagger, requests: list[Request]) -
 
 
 def test_the_adapters_of_the_test_disagree_with_each_other(expected: np.ndarray) -> None:
-    assert expected.std() > 0.1
+    assert expected.std() > 50 * TOLERANCE
     assert 0.1 < (expected >= 0.5).mean() < 0.9
 
 
