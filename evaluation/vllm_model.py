@@ -32,8 +32,9 @@ from reward_servers.protocol import FailureKind
 T = TypeVar("T")
 
 CONTEXT = 8192  # tokens of prompt and reply, or what the model takes if that is less
-_CPU_KV_BYTES = 512 * 2**20
 _CPU_SEQUENCES = 32  # decoded at once on a processor; more wait inside vLLM
+_CPU_TOKENS = 2048  # of one of them, with what was said before it; a longer one takes the room of several
+_CPU_SHARE = 0.25  # of the free memory, at most, for the keys and values of all of them
 _GPU_SEQUENCES = 256
 
 
@@ -196,8 +197,9 @@ def _load(folder: Path) -> Any:
     atexit.register(_end_quietly)
 
     try:
-        takes = getattr(AutoConfig.from_pretrained(folder), "max_position_embeddings", CONTEXT)
-        llm = LLM(**_options(folder, min(CONTEXT, takes), gpu))
+        config = AutoConfig.from_pretrained(folder)
+        context = min(CONTEXT, getattr(config, "max_position_embeddings", CONTEXT))
+        llm = LLM(**_options(folder, context, gpu), **({} if gpu else _cpu_options(config, context)))
     except (OSError, ValueError) as error:
         raise EvaluationDataError(f"{folder}: not a model that vLLM can load ({error})") from error
     if not llm.get_tokenizer().chat_template:
@@ -213,7 +215,7 @@ def _end_quietly() -> None:
 
 
 def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:
-    options: dict[str, Any] = {
+    return {
         "model": str(folder),
         "max_model_len": context,
         "max_num_seqs": _GPU_SEQUENCES if gpu else _CPU_SEQUENCES,
@@ -221,16 +223,33 @@ def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:
         "disable_log_stats": True,
         "use_tqdm_on_load": False,
     }
-    if gpu:
-        return options
+
+
+def _cpu_options(config: Any, context: int) -> dict[str, Any]:
     # A prompt prefilled in pieces makes vLLM rewind the request's generator, which CPU generators cannot do.
-    return options | {
+    return {
         "dtype": _cpu_dtype(),
         "enforce_eager": True,
         "enable_chunked_prefill": False,
         "max_num_batched_tokens": context,
-        "kv_cache_memory_bytes": _CPU_KV_BYTES,
+        "kv_cache_memory_bytes": _cpu_kv_bytes(config, context),
     }
+
+
+def _cpu_kv_bytes(config: Any, context: int) -> int:
+    """Room for `_CPU_SEQUENCES` of usual length, within the free memory, and for one of the longest in any case.
+
+    With less room vLLM decodes fewer at once, and throws away what it has of some to make place for others.
+    """
+    import psutil
+
+    text = config.get_text_config()
+    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+    number = 2 if _cpu_dtype() == "bfloat16" else 4
+    token = 2 * text.num_hidden_layers * heads * head * number
+    wanted = _CPU_SEQUENCES * min(_CPU_TOKENS, context) * token
+    return max(min(wanted, int(_CPU_SHARE * psutil.virtual_memory().available)), (context + 64) * token)
 
 
 def _cpu_dtype() -> str:
