@@ -92,4 +92,4 @@ def test_replicas_come_with_the_queue_and_go_without_it(slow: ServiceConfig) -> 
 
 def replicas(config: ServiceConfig) -> int:
     states = serve.status().applications[config.app_name].deployments[SCORER].replica_states
-    return sum(count for state, count in states.items() if state.value == "RUNNING")
+    return sum(count for state, count in states.items() if state == "RUNNING")
