@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.judge.rubric import IN_ORDER, Ratings, UnreadableAnswerError, judge_messages, parse_answer
+from dialogue.model_answer import UnreadableAnswerError
+from evaluation.judge.rubric import IN_ORDER, Ratings, judge_messages, parse_answer
 from evaluation.replies import OnReply, Question, ReplyFailure, ReplyModel, Sampling, ask_all, require_some
 from evaluation.reply_cache import ReplyCache
 from reward_servers.protocol import Dimension

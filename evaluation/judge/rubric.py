@@ -5,13 +5,10 @@ The six Lend-an-Ear dimensions (arXiv 2604.11742), each from 1 (not at all) to 5
 
 from __future__ import annotations
 
-import json
-import re
-from collections.abc import Sequence, Set
-from typing import Any
+from collections.abc import Sequence
 
 from dialogue.conversation import Message
-from dialogue.thinking import strip_thinking
+from dialogue.model_answer import UnreadableAnswerError, read_object
 from evaluation.files import shown
 from reward_servers.protocol import Dimension
 
@@ -29,11 +26,6 @@ MEANINGS = {
     Dimension.SELF_ORIENTED: "turns the talk to the supporter's own experiences or opinions",
     Dimension.DISMISSING_EMOTIONS: "makes the seeker's feelings small, passes over them or hurries them away",
 }
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
-
-
-class UnreadableAnswerError(ValueError):
-    """A judge's answer that is not what was asked for. The message says what is wrong with it."""
 
 
 def judge_messages(conversation: str, order: Sequence[Dimension] = IN_ORDER) -> tuple[Message, ...]:
@@ -67,40 +59,9 @@ def parse_answer(answer: str) -> Ratings:
     return tuple(_rating(found[dimension.value], dimension) for dimension in Dimension)
 
 
-def read_object(answer: str, names: Set[str]) -> dict[str, Any]:
-    """The JSON object that a judge was asked for, with exactly the keys `names`, in any order.
-
-    A thinking block before the object and one code fence around it are taken off; everything else must be the object.
-
-    Raises:
-        UnreadableAnswerError: other text beside the object, or a key missing, unknown or there twice.
-    """
-    text = strip_thinking(answer).strip()
-    fenced = _FENCE.fullmatch(text)
-    try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_doubles)
-    except UnreadableAnswerError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UnreadableAnswerError(f"not one JSON object and nothing else: {shown(text)}") from error
-    if not isinstance(found, dict):
-        raise UnreadableAnswerError(f"expected an object, found {shown(found)}")
-    if found.keys() != names:
-        wrong = ", ".join(sorted(found.keys() ^ names))
-        raise UnreadableAnswerError(f"expected the {len(names)} keys asked for; missing or unknown: {wrong[:200]}")
-    return found
-
-
 def _rating(value: object, dimension: Dimension) -> int:
     if type(value) is not int or not LOWEST <= value <= HIGHEST:
         raise UnreadableAnswerError(
             f"{dimension.value} is {shown(value)}; expected a whole number from {LOWEST} to {HIGHEST}"
         )
     return value
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise UnreadableAnswerError("a key is there twice")
-    return found

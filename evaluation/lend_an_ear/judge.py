@@ -11,7 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from dialogue.conversation import Message
-from evaluation.judge.rubric import HIGHEST, LOWEST, MEANINGS, UnreadableAnswerError, parse_answer
+from dialogue.model_answer import UnreadableAnswerError
+from evaluation.judge.rubric import HIGHEST, LOWEST, MEANINGS, parse_answer
 from evaluation.replies import Question, Reply, Sampling
 from reward_servers.protocol import Dimension
 

@@ -12,7 +12,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from evaluation.judge.rubric import UnreadableAnswerError, read_object
+from dialogue.model_answer import UnreadableAnswerError, read_object
 from evaluation.readings import ask_readable
 from evaluation.replies import OnReply, Question, Reply, ReplyModel, Sampling
 from evaluation.reply_cache import ReplyCache

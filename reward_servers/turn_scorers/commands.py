@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 if TYPE_CHECKING:
-    from evaluation.replies import ReplyResult
+    from dialogue.model_answer import UnreadableAnswerError
     from evaluation.trust import Rated
     from reward_servers.protocol import ScoreRequest
     from reward_servers.turn_scorers.augment import Candidate
@@ -137,7 +137,8 @@ async def _ask(
     from rich.console import Console
 
     from evaluation.chat_endpoint import open_endpoint
-    from evaluation.replies import Question, Sampling, ask_all, require_some
+    from evaluation.readings import ask_readable
+    from evaluation.replies import Question, Sampling
     from evaluation.reply_cache import ReplyCache
     from reward_servers.client import RetryPolicy
     from reward_servers.turn_scorers.llm_items import item_messages
@@ -146,32 +147,28 @@ async def _ask(
     questions = [Question(candidate.id, item_messages(candidate)) for candidate in asked]
     with Console(stderr=True).status("labelling") as status:
         async with open_endpoint(url, name, token, policy) as model:
-            results = await ask_all(
+            found = await ask_readable(
                 model,
                 questions,
                 Sampling(max_tokens),
+                lambda reply: items if isinstance(items := _items_of(reply.text), tuple) else None,
                 ReplyCache(cache),
                 lambda done, total: status.update(f"labelling: {done:,} of {total:,} replies"),
             )
-            require_some(results, model.identity)
-    return _read_items(results)
+    missing = {name: str(_items_of(text)) for name, text in found.unreadable.items()}
+    missing |= {name: f"{failure.message} ({failure.kind.value})" for name, failure in found.failures.items()}
+    return {name: items for name, (items, _) in found.read.items()}, missing
 
 
-def _read_items(results: Sequence[ReplyResult]) -> tuple[dict[str, Items], dict[str, str]]:
-    from evaluation.replies import ReplyFailure
-    from reward_servers.turn_scorers.llm_items import UnreadableItemsError, parse_items
+def _items_of(answer: str) -> Items | UnreadableAnswerError:
+    """What a model said of five items, or what is wrong with its answer."""
+    from dialogue.model_answer import UnreadableAnswerError
+    from reward_servers.turn_scorers.llm_items import parse_items
 
-    items: dict[str, Items] = {}
-    missing: dict[str, str] = {}
-    for result in results:
-        if isinstance(result, ReplyFailure):
-            missing[result.question_id] = f"{result.message} ({result.kind.value})"
-            continue
-        try:
-            items[result.question_id] = parse_items(result.text)
-        except UnreadableItemsError as error:
-            missing[result.question_id] = str(error)
-    return items, missing
+    try:
+        return parse_items(answer)
+    except UnreadableAnswerError as error:
+        return error
 
 
 def pretrain_command(

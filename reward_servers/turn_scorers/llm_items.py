@@ -2,12 +2,8 @@
 
 from __future__ import annotations
 
-import json
-import re
-from typing import Any
-
 from dialogue.conversation import Message
-from dialogue.thinking import strip_thinking
+from dialogue.model_answer import UnreadableAnswerError, read_object
 from reward_servers.turn_scorers.augment import Candidate
 from reward_servers.turn_scorers.items import Item, Items
 
@@ -18,12 +14,7 @@ MEANINGS = {
     Item.SPECIFICITY: "the reply takes up something particular of this conversation; it would not fit anywhere",
     Item.SUPPORTIVENESS: "the reply encourages, wishes well, offers help or company, or kindly invites to say more",
 }
-_FENCE = re.compile(r"```(?:json)?\s*\n(.*)\n\s*```", re.DOTALL)
 _SPEAKERS = {"user": "Person", "assistant": "Listener"}
-
-
-class UnreadableItemsError(ValueError):
-    """An answer that is not what was asked for. The message says what is wrong with it."""
 
 
 def item_messages(candidate: Candidate) -> tuple[Message, ...]:
@@ -43,29 +34,11 @@ def item_messages(candidate: Candidate) -> tuple[Message, ...]:
 def parse_items(answer: str) -> Items:
     """Five items in the order of `Item`, whatever order the answer has.
 
-    A thinking block before the object and one code fence around it are taken off; everything else must be the object.
-
     Raises:
-        UnreadableItemsError: other text beside the object, an item missing, unknown or there twice, or neither 0 nor 1.
+        UnreadableAnswerError: as `read_object`, or an item that is neither 0 nor 1.
     """
-    text = strip_thinking(answer).strip()
-    fenced = _FENCE.fullmatch(text)
-    try:
-        found = json.loads(fenced[1] if fenced else text, object_pairs_hook=_without_doubles)
-    except UnreadableItemsError:
-        raise
-    except (ValueError, RecursionError) as error:
-        raise UnreadableItemsError(f"not one JSON object and nothing else: {text[:60]!r}") from error
-    if not isinstance(found, dict) or found.keys() != {item.value for item in Item}:
-        raise UnreadableItemsError(f"expected an object with the five items, found {found!r:.80}")
+    found = read_object(answer, {item.value for item in Item})
     values = tuple(found[item.value] for item in Item)
     if any(type(value) is not int or value not in (0, 1) for value in values):
-        raise UnreadableItemsError(f"expected 0 or 1 for every item, found {found!r:.120}")
+        raise UnreadableAnswerError(f"expected 0 or 1 for every item, found {found!r:.120}")
     return values
-
-
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise UnreadableItemsError("a key is there twice")
-    return found

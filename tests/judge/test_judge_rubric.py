@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from evaluation.judge.rubric import IN_ORDER, REVERSED, UnreadableAnswerError, judge_messages, parse_answer
+from dialogue.model_answer import UnreadableAnswerError
+from evaluation.judge.rubric import IN_ORDER, REVERSED, judge_messages, parse_answer
 from reward_servers.protocol import Dimension
 
 SIX = (4, 3, 5, 2, 1, 1)

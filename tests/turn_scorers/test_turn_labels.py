@@ -14,6 +14,7 @@ from turn_cases import dialogue, made_labels, write_dialogues
 
 from dialogue.conversation import Message
 from dialogue.emotions import Feeling
+from dialogue.model_answer import UnreadableAnswerError
 from reward_servers.turn_scorers.augment import Kind, candidates, stripped
 from reward_servers.turn_scorers.dialogues import DialogueError, Split, read_listener_turns
 from reward_servers.turn_scorers.items import Item, formula_items
@@ -25,7 +26,7 @@ from reward_servers.turn_scorers.labels import (
     read_labels,
     write_labels,
 )
-from reward_servers.turn_scorers.llm_items import UnreadableItemsError, item_messages, parse_items
+from reward_servers.turn_scorers.llm_items import item_messages, parse_items
 from reward_servers.turn_scorers.original_csv import OriginalFileError
 
 SAID = (Message(role="user", content="My sister moved abroad and the house is silent."),)
@@ -198,7 +199,7 @@ def test_an_answer_may_be_fenced_and_thought_about_and_in_any_order() -> None:
     ],
 )
 def test_an_answer_that_is_not_what_was_asked_for_is_never_guessed(answer: str) -> None:
-    with pytest.raises(UnreadableItemsError):
+    with pytest.raises(UnreadableAnswerError):
         parse_items(answer)
 
 
@@ -206,6 +207,6 @@ def test_an_answer_that_is_not_what_was_asked_for_is_never_guessed(answer: str) 
 def test_no_text_gives_anything_but_five_items_or_a_complaint(answer: str) -> None:
     try:
         items = parse_items(answer)
-    except UnreadableItemsError:
+    except UnreadableAnswerError:
         return
     assert len(items) == 5 and set(items) <= {0, 1}
