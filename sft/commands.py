@@ -53,7 +53,7 @@ def train(
         _say(prepared.describe())
     if dry_run:
         return
-    _launch_several(processes, ["sft", "train", preset, *(overrides or [])])
+    _launch_several(processes, config.optimizer.accumulation, ["sft", "train", preset, *(overrides or [])])
     from sft.ranks import joined
     from sft.training import train as run
 
@@ -70,13 +70,13 @@ def _say(text: str) -> None:
         typer.echo(text)
 
 
-def _launch_several(processes: int, arguments: list[str]) -> None:
+def _launch_several(processes: int, batches: int, arguments: list[str]) -> None:
     """Run the command in several processes and exit; goes on where one is enough, or where this is one of them."""
     from sft.launch import check_processes, launch, launched
 
     if processes == 1 or launched():
         return
-    check_processes(processes)
+    check_processes(processes, batches)
     raise typer.Exit(launch(processes, arguments))
 
 
@@ -114,7 +114,9 @@ def dpo(
         _say(prepared.describe())
     if dry_run:
         return
-    _launch_several(processes, ["sft", "dpo", start, "--pairs", pairs, *(overrides or [])])
+    _launch_several(
+        processes, prepared.config.optimizer.accumulation, ["sft", "dpo", start, "--pairs", pairs, *(overrides or [])]
+    )
     from sft.dpo.training import train_dpo
     from sft.ranks import joined
 

@@ -21,12 +21,17 @@ def speaks() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def check_processes(count: int) -> None:
-    """Raises ConfigError where this machine cannot run so many."""
+def check_processes(count: int, batches: int) -> None:
+    """Raises ConfigError where this machine cannot run so many, or a step has not a batch for each."""
     import torch
 
     if count < 1:
         raise ConfigError(f"--processes {count}: must be 1 or more")
+    if count > batches:
+        raise ConfigError(
+            f"--processes {count}: a step has only optimizer.accumulation={batches} batches to share; raise it and "
+            "lower optimizer.batch"
+        )
     gpus = torch.cuda.device_count()
     if gpus and count > gpus:
         raise ConfigError(f"--processes {count}: each needs a GPU of its own, and there are {gpus}")

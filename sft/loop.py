@@ -114,6 +114,7 @@ class Stepper(ABC):
         weights are touched.
         """
         self.ranks.sum_gradients(self.model.trained().values())
+        self.scaler.scale(torch.zeros((), device=self.model.device))  # a process without a batch has not begun to scale
         config = self.plan.optimizer
         share = lr_share(self.step, self.plan.steps, config.warmup, config.decay)
         for group in self.optimizer.param_groups:

@@ -17,7 +17,7 @@ from sft.commands import app
 from sft.preparing import Prepared
 from sft.ranks import Ranks
 from sft.tracking import read_metrics
-from sft.training import train
+from sft.training import Trainer, train
 
 RunOf = Callable[..., Prepared]
 ROOT = Path(__file__).resolve().parents[2]
@@ -52,6 +52,18 @@ def test_two_processes_give_the_losses_and_weights_of_one(run_of: RunOf, tmp_pat
         torch.testing.assert_close(saved[1][name], value, atol=2e-5, rtol=1e-3)
 
 
+def test_a_process_without_a_batch_applies_what_the_others_found(run_of: RunOf) -> None:
+    """As with loss scaling on a GPU: its scaler has seen no loss when the gradients of the others arrive."""
+    trainer = Trainer(run_of(), torch.device("cpu"))
+    trainer.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**8)
+    first = next(iter(trainer.model.trained().values()))
+    before = first.detach().clone()
+    for parameter in trainer.model.trained().values():
+        parameter.grad = torch.ones_like(parameter)
+    values = trainer._apply()
+    assert values["skipped"] == 0.0 and not torch.equal(first, before)
+
+
 def test_each_batch_belongs_to_one_process() -> None:
     ranks = [Ranks(rank, 3) for rank in range(3)]
     assert [[number for number, _ in rank.share("abcde")] for rank in ranks] == [[0, 3], [1, 4], [2]]
@@ -68,7 +80,10 @@ def test_the_exit_code_of_a_process_that_fails_is_that_of_the_command(run_of: Ru
     assert "ChildFailedError" not in done.stderr and "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(("count", "said"), [("0", "must be 1 or more"), ("999", "999: ")])
-def test_more_processes_than_the_machine_has_are_refused(count: str, said: str) -> None:
+@pytest.mark.parametrize(
+    ("count", "said"),
+    [("0", "must be 1 or more"), ("5", "only optimizer.accumulation=4 batches"), ("999", "999: ")],
+)
+def test_more_processes_than_the_machine_or_a_step_has_are_refused(count: str, said: str) -> None:
     done = CliRunner().invoke(app, ["quickstart", "--processes", count])
     assert done.exit_code != 0 and said in str(done.exception)
