@@ -92,12 +92,12 @@ def load_systems(
     """
     names = [REPLIES_FILE] if ratings_file is None else [REPLIES_FILE, ratings_file]
     folders = [path for path in _subfolders(folder) if any((path / name).exists() for name in names)]
+    if not folders and (gold is None or (gold / REPLIES_FILE).exists()):  # else what is said of gold helps more
+        raise EvaluationDataError(f"{folder} holds no <system>/{REPLIES_FILE}; give the folder of the systems' folders")
     if gold is not None:
         folders = [gold, *(path for path in folders if path.resolve() != gold.resolve())]
         if same := [path for path in folders[1:] if path.name == gold.name]:
             raise EvaluationDataError(f"{same[0]} has the name of the gold folder {gold}; rename one of them")
-    if not folders:
-        raise EvaluationDataError(f"{folder} holds no <system>/{REPLIES_FILE}; give the folder of the systems' folders")
     systems = []
     for path in folders:
         if on_system is not None:

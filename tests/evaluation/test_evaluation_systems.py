@@ -236,6 +236,10 @@ def test_a_file_cut_off_in_the_middle(outputs: Path) -> None:
 def test_a_folder_without_systems(tmp_path: Path) -> None:
     with pytest.raises(EvaluationDataError, match="holds no <system>"):
         load_systems(tmp_path)
+    gold = write_outputs(tmp_path / "elsewhere") / "gold"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationDataError, match="empty holds no <system>"):
+        load_systems(tmp_path / "empty", gold)  # a table of gold alone would hide the wrong folder
     with pytest.raises(EvaluationDataError, match="not a folder"):
         load_systems(tmp_path / "nowhere")
 
