@@ -145,7 +145,10 @@ def agreement_command(
     resamples: ResamplesOption = 10_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Weighted kappa and Spearman's rho of judges and crowd with the experts, per dimension."""
+    """Weighted kappa and Spearman's rho of judges and crowd with the experts, per dimension.
+
+    Models that score empathy, the shipped one included: rapport scorer trust.
+    """
     from evaluation.agreement import agreement_report, load_raters
     from evaluation.files import check_target, write_json
     from evaluation.printing import print_agreement, result_console
