@@ -24,6 +24,7 @@ from made_up_systems import (
 )
 
 from dialogue.tactics import Tactic, tactics_of_counts
+from evaluation.diversity import diversity_of
 from evaluation.files import EvaluationDataError
 from evaluation.ratings import aggregated, read_conversation_ratings
 from evaluation.systems import align, load_system, load_systems, previous_replies
@@ -209,6 +210,21 @@ def test_turns_that_gold_does_not_have(outputs: Path) -> None:
     write_replies(outputs / "ours", entries(more))
     write_ratings(outputs / "ours", rating_rows(more, [*SYSTEM_RATINGS, [1] * 6]))
     assert "6 turns where gold has 5: conversation 'b', turn 5 is not in gold" in fault(outputs)
+
+
+def test_a_talk_that_a_system_led_by_itself_is_not_set_against_peoples_turns(outputs: Path) -> None:
+    own = entries(SYSTEM_TURNS)
+    own[1]["conversation_history"][1]["content"] = "what the system itself had said"
+    write_replies(outputs / "ours", own)
+    gold, ours = load_systems(outputs, outputs / "gold")
+    told = (
+        r"ours/conversations_tagged\.json: conversation 'a', turn 3: another history than in .*gold; .* --previous own"
+    )
+    with pytest.raises(EvaluationDataError, match=told):
+        align([gold, ours], gold, shared_only=True)
+    with pytest.raises(EvaluationDataError, match=told):
+        diversity_of(ours, gold)
+    assert diversity_of(ours, ours).system == "ours"
 
 
 def test_a_gap_in_gold_is_named(outputs: Path) -> None:
