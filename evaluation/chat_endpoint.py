@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -30,6 +32,7 @@ Pace = Callable[[], Awaitable[None]]
 
 _TIMEOUTS = (408, 504)
 _SHOWN = 200  # characters of a server's error
+_QUIET_S = 10.0  # after a warning nothing is said of the same trouble: hundreds of questions meet it at once
 
 
 class _CallError(Exception):
@@ -98,6 +101,7 @@ class ChatEndpoint:
         self._pace = pace
         self._slots = asyncio.Semaphore(policy.concurrency)
         self._random = random.Random()
+        self._told_at: dict[str, float] = {}
 
     @property
     def identity(self) -> str:
@@ -165,9 +169,17 @@ class ChatEndpoint:
         longest = self._policy.longest_pause_s(attempt)
         asked = min(error.retry_after_s, self._policy.max_backoff_s)
         pause = max(asked, self._random.uniform(0, longest))
-        why = f"{self._url}: {error.message}"
-        logger.warning("%s; retry %d of %d in %.1f s", why, attempt, self._policy.retries, pause)
+        if self._is_news(error.message):
+            why = f"{self._url}: {error.message}"
+            logger.warning("%s; calls are made again, at most %d times each", why, self._policy.retries)
         await asyncio.sleep(pause)
+
+    def _is_news(self, trouble: str) -> bool:
+        now = time.monotonic()
+        news = now - self._told_at.get(trouble, -math.inf) > _QUIET_S
+        if news:
+            self._told_at[trouble] = now
+        return news
 
 
 def _refused(response: httpx.Response) -> _CallError:

@@ -91,12 +91,14 @@ def diversity_command(
     With --plots also as pictures; that of empathy against stickiness needs ratings of all systems.
     """
     from evaluation.diversity import diversity_of
-    from evaluation.files import check_target, write_json
+    from evaluation.files import EvaluationDataError, check_target, write_json
     from evaluation.printing import print_diversity, result_console
     from evaluation.systems import load_systems
 
     check_target(out)
     if plots is not None:
+        if plots.is_file():
+            raise EvaluationDataError(f"cannot draw into {plots}: it is a file; give a folder")
         check_target(plots / "prevalence.png" if plots.is_dir() else plots)
     own = previous == "own"
     gold = gold if gold is not None or own else systems_folder / "gold"
@@ -143,7 +145,10 @@ def agreement_command(
     resamples: ResamplesOption = 10_000,
     seed: SeedOption = 0,
 ) -> None:
-    """Weighted kappa and Spearman's rho of judges and crowd with the experts, per dimension."""
+    """Weighted kappa and Spearman's rho of judges and crowd with the experts, per dimension.
+
+    Models that score empathy, the shipped one included: rapport scorer trust.
+    """
     from evaluation.agreement import agreement_report, load_raters
     from evaluation.files import check_target, write_json
     from evaluation.printing import print_agreement, result_console

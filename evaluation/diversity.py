@@ -28,7 +28,7 @@ from evaluation.bootstrap import mean_defined
 from evaluation.columns import uses_of
 from evaluation.correlation import spearman
 from evaluation.ratings import Floats
-from evaluation.systems import Flags, System, previous_replies
+from evaluation.systems import Flags, System, check_histories, previous_replies
 
 _WORD = re.compile(r"\w+(?:['’]\w+)*")
 _NAMES = [tactic.value for tactic in TACTICS]
@@ -99,8 +99,9 @@ def diversity_of(system: System, source: System) -> Diversity:
         source: whose turns are the previous ones: gold, or the system itself.
 
     Raises:
-        EvaluationDataError: `source` lacks a previous turn.
+        EvaluationDataError: `source` lacks a previous turn, or the system answers other histories.
     """
+    check_histories(system, source)
     previous = previous_replies(system.replies, source)
     uses, before = uses_of(system.replies), uses_of(previous)  # (N, K) each
     has_previous = np.array([reply is not None for reply in previous])

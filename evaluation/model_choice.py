@@ -46,6 +46,13 @@ class ModelChoice:
     def is_endpoint(self) -> bool:
         return "://" in self.place
 
+    @property
+    def address(self) -> str:
+        """What tells this model from another one of the same short name: its folder, or its URL and name there."""
+        if self.is_endpoint:
+            return f"{self.place} {self.name or ''}".rstrip()
+        return str(Path(self.place).resolve())
+
 
 def endpoint_choice(address: str, token: str = "") -> ModelChoice:
     """From `http://host:8000/v1/name`: what stands after `/v1/` is the model's name, which may have slashes.

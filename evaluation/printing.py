@@ -80,6 +80,11 @@ def is_significant(row: TableRow, column: str) -> bool:
     return column in row.tests and row.tests[column].p_holm < SIGNIFICANT
 
 
+def resamples_needed(tests: int) -> int:
+    """The fewest with which the smallest p-value there is, 2 / (R + 1), is below 0.05 after Holm's adjustment."""
+    return round(2 * tests / SIGNIFICANT)
+
+
 def notes_on(result: EvaluationTable) -> list[str]:
     notes = []
     if result.tests:
@@ -90,6 +95,11 @@ def notes_on(result: EvaluationTable) -> list[str]:
             f"* differs from {result.baseline}: two-sided paired bootstrap, p < {SIGNIFICANT} after Holm's adjustment "
             f"for the {result.tests} tests of this table: {adjusted} of them, {unadjusted} without the adjustment."
         )
+        if result.resamples < (needed := resamples_needed(result.tests)):
+            notes.append(
+                f"No difference can get a star here: the smallest p of {result.resamples:,} resamples times "
+                f"{result.tests} tests is not below {SIGNIFICANT}. --resamples {needed} is enough."
+            )
     blank = [row for row in result.rows if row.blank_ratings]
     return notes + [f"{row.system}: {row.blank_ratings} blank rating(s), left out of the means." for row in blank]
 

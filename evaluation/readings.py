@@ -44,8 +44,13 @@ async def ask_readable(
     cache: ReplyCache | None = None,
     on_reply: OnReply | None = None,
     attempts: int = ATTEMPTS,
+    own_seeds: bool = True,
 ) -> Readings[T]:
     """Ask all questions, each with a seed of its own, and again those whose answers `read` cannot read.
+
+    Args:
+        own_seeds: False gives all of them the seed of `sampling`: an answer then depends on what is asked and not on
+            the question's id, so equal questions find each other's answers in the cache.
 
     Raises:
         ReplyError: every call failed.
@@ -54,7 +59,7 @@ async def ask_readable(
     open_questions = list(questions)
     for attempt in range(attempts):
         warmer = replace(sampling, temperature=sampling.temperature + attempt * WARMER, seed=sampling.seed + attempt)
-        drawn = [warmer.for_question(question.id) for question in open_questions]
+        drawn = [warmer.for_question(question.id) if own_seeds else warmer for question in open_questions]
         results = await ask_all(model, open_questions, drawn, cache, on_reply)
         if attempt == 0:
             require_some(results, model.identity)

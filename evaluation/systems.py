@@ -8,11 +8,13 @@
 The turn's index is the number of messages before it, so 1, 3, 5, ... Tactic counts are taken from `sentence_tactics`,
 the aggregate from the six dimensions; what the files say of `tactic_counts` and `aggregated_empathy` is not read.
 
-Histories are the people's in every system, so turns pair across systems. `align` brings them into one order.
+Histories are the people's in every system, so turns pair across systems; a system that led a talk of its own is refused
+where it would be set against people's turns. `align` brings the turns into one order.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +38,13 @@ OnSystem = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """One supporter turn: index `turn` in its conversation, and K = 10 tactic counts."""
+    """One supporter turn: index `turn` in its conversation, K = 10 tactic counts, a digest of what was said before."""
 
     conversation: str
     turn: int
     text: str
     counts: TacticCounts
+    history: str
 
     @property
     def place(self) -> Place:
@@ -92,12 +95,12 @@ def load_systems(
     """
     names = [REPLIES_FILE] if ratings_file is None else [REPLIES_FILE, ratings_file]
     folders = [path for path in _subfolders(folder) if any((path / name).exists() for name in names)]
+    if not folders and (gold is None or (gold / REPLIES_FILE).exists()):  # else what is said of gold helps more
+        raise EvaluationDataError(f"{folder} holds no <system>/{REPLIES_FILE}; give the folder of the systems' folders")
     if gold is not None:
         folders = [gold, *(path for path in folders if path.resolve() != gold.resolve())]
         if same := [path for path in folders[1:] if path.name == gold.name]:
             raise EvaluationDataError(f"{same[0]} has the name of the gold folder {gold}; rename one of them")
-    if not folders:
-        raise EvaluationDataError(f"{folder} holds no <system>/{REPLIES_FILE}; give the folder of the systems' folders")
     systems = []
     for path in folders:
         if on_system is not None:
@@ -167,8 +170,10 @@ def align(systems: Sequence[System], gold: System, shared_only: bool = False) ->
         shared_only: keep the turns that all of them have; otherwise a system with other turns than gold is an error.
 
     Raises:
-        EvaluationDataError: turns differ, or none is shared.
+        EvaluationDataError: turns differ, none is shared, or a reply is to another history than gold's.
     """
+    for system in systems:
+        check_histories(system, gold)
     shared = set(gold.places).intersection(*(system.places for system in systems))
     if not shared:
         raise EvaluationDataError("the systems have no turn in common with gold")
@@ -195,6 +200,21 @@ def previous_replies(replies: Sequence[Reply], source: System) -> list[Reply | N
             )
         previous.append(known[place] if place is not None else None)
     return previous
+
+
+def check_histories(system: System, gold: System) -> None:
+    """See that the system answers what people said, so that gold's previous turn is the one before its reply.
+
+    Raises:
+        EvaluationDataError: a reply whose history is not that of gold's turn there.
+    """
+    known = {reply.place: reply.history for reply in gold.replies}
+    for reply in system.replies:
+        if known.get(reply.place, reply.history) != reply.history:
+            raise EvaluationDataError(
+                f"{system.folder / REPLIES_FILE}: {_named(reply.place)}: another history than in {gold.folder}; talks "
+                "that a system led by itself are for `rapport evaluate diversity --previous own`"
+            )
 
 
 def _check_same_turns(system: System, gold: System) -> None:
@@ -228,7 +248,12 @@ def _reply(entry: Mapping[str, Any], where: str) -> Reply:
         _tactics(names, f"{where}, sentence {number}")
         for number, names in enumerate(_field(entry, "sentence_tactics", list, where))
     ]
-    return Reply(conversation.strip(), len(history), text, count_tactics(sentence_tactics))
+    return Reply(conversation.strip(), len(history), text, count_tactics(sentence_tactics), _digest(history))
+
+
+def _digest(history: Sequence[Mapping[str, Any]]) -> str:
+    said = "\0".join(str(message.get("content") or "").strip() for message in history)
+    return hashlib.sha256(said.encode("utf-8", errors="replace")).hexdigest()
 
 
 def _field(entry: Mapping[str, Any], key: str, kind: type, where: str) -> Any:

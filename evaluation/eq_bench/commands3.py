@@ -78,7 +78,7 @@ def eq_bench3_command(
     from dataclasses import replace
 
     from evaluation.eq_bench.scenarios import read_bench
-    from evaluation.eq_bench.standings import read_models
+    from evaluation.eq_bench.standings import check_model, read_models
     from evaluation.files import check_target
     from evaluation.lend_an_ear.layout import check_name
     from evaluation.replies import Sampling
@@ -90,6 +90,7 @@ def eq_bench3_command(
     check_target(out / "standings.json" if out.is_dir() else out)
     anchors = _anchors(anchor or [], {*read_models(out), called})
     chosen = model_choice(model, token, engine)
+    check_model(out, called, chosen.address)
     judged_by = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency)
     run = _Run(out, called, chosen, judged_by, bench, Sampling(max_tokens, seed=seed), anchors, judge_max_tokens)
     _print(asyncio.run(_play_and_judge(run)), run)
@@ -127,7 +128,7 @@ async def _play_and_judge(run: _Run) -> Standings:
             played = await play(model, run.bench, run.sampling, cache, show)
         async with open_model(run.judge) as judge:
             marked = await mark_tasks(judge, run.bench, played.played, cache, show, run.judge_tokens)
-            kept = save_model(run.out, run.name, played, marked, judge.identity)
+            kept = save_model(run.out, run.name, played, marked, judge.identity, run.model.address)
             models = read_models(run.out) | {run.name: kept}
             tasks = {name: each.played for name, each in models.items()}
             comparisons = await compare_models(judge, run.bench, tasks, cache, show, run.judge_tokens)

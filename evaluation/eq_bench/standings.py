@@ -76,12 +76,31 @@ class Standings:
         }
 
 
-def save_model(folder: Path, name: str, played: Playthrough, marked: MarkedTasks, judge: str) -> Kept:
+def check_model(folder: Path, name: str, address: str) -> None:
+    """See that `name` is new in `folder`, or the same model, before its run is replaced.
+
+    Args:
+        address: see `evaluation.model_choice.ModelChoice.address`.
+
+    Raises:
+        EvaluationDataError: two models whose folders have one name, `hf` for example.
+    """
+    path = folder / MODELS_FOLDER / f"{name}.json"
+    found = read_json_value(path) if path.is_file() else None
+    before = found.get("address", address) if isinstance(found, dict) else address
+    if before != address:
+        raise EvaluationDataError(f"{path} is of {before}, not of {address}; give this model another --name")
+
+
+def save_model(
+    folder: Path, name: str, played: Playthrough, marked: MarkedTasks, judge: str, address: str = ""
+) -> Kept:
     """Keep a run; errors as `write_json`."""
     rubric = rubric_score(list(marked.marks.values()))
     tasks = [{**played_as_dict(task), "marks": marked.marks[task.scenario]} for task in played.played]
     record = {
         "model": name,
+        "address": address,
         "judge": judge,
         "rubric": rubric.score,
         "unfinished": dict(played.unfinished),

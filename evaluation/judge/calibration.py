@@ -5,8 +5,9 @@
     pass 3    the dimensions in reversed order         -> position bias: mean of pass 3 - pass 1 per dimension
 
 Agreement is that of `evaluation.agreement`: the mean over experts of quadratically weighted kappa and Spearman's rho.
-A conversation that a pass has no ratings of is left out of all three, and counted. Intervals are 95 %, from one
-bootstrap over conversations. An undefined figure (a judge that says 1 throughout) is no agreement, not a gap to skip.
+A conversation that a pass has no ratings of, asked twice if need be, is left out of all three, and counted. Intervals
+are 95 %, from one bootstrap over conversations. An undefined figure (a judge that says 1 throughout) is no agreement,
+not a gap to skip.
 """
 
 from __future__ import annotations

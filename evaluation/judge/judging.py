@@ -1,4 +1,8 @@
-"""Ask a judge about conversations: six ratings for each, or why there are none. What was answered is in the cache."""
+"""Ask a judge about conversations: six ratings for each, or why there are none. What was answered is in the cache.
+
+An answer that cannot be read is asked for once more, as `evaluation.readings` does, and then counted: a calibration, a
+judge in a table and a judge that scores replies all do the same.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,8 @@ from dataclasses import dataclass
 
 from dialogue.model_answer import UnreadableAnswerError
 from evaluation.judge.rubric import IN_ORDER, Ratings, judge_messages, parse_answer
-from evaluation.replies import OnReply, Question, ReplyFailure, ReplyModel, Sampling, ask_all, require_some
+from evaluation.readings import ask_readable
+from evaluation.replies import OnReply, Question, Reply, ReplyModel, Sampling
 from evaluation.reply_cache import ReplyCache
 from reward_servers.protocol import Dimension
 
@@ -18,7 +23,7 @@ class Judgement:
 
     Attributes:
         ratings: conversation -> six ratings in the order of `Dimension`.
-        missing: conversation -> why it has none: a failed call, or an answer that cannot be read.
+        missing: conversation -> why it has none: a failed call, or answers that cannot be read.
         failed: those of `missing` whose call failed, which asking again may help.
     """
 
@@ -35,23 +40,27 @@ async def judge_conversations(
     cache: ReplyCache | None = None,
     on_reply: OnReply | None = None,
 ) -> Judgement:
-    """One pass over conversation id -> text.
+    """One pass over conversation id -> text. All are asked with one seed, so equal texts get equal ratings.
 
     Raises:
         ReplyError: the model answered none of them.
     """
     questions = [Question(name, judge_messages(text, order)) for name, text in conversations.items()]
-    results = await ask_all(model, questions, sampling, cache, on_reply)
-    require_some(results, model.identity)
-    ratings: dict[str, Ratings] = {}
-    missing: dict[str, str] = {}
-    for result in results:
-        if isinstance(result, ReplyFailure):
-            missing[result.question_id] = f"{result.message} ({result.kind.value})"
-            continue
-        try:
-            ratings[result.question_id] = parse_answer(result.text)
-        except UnreadableAnswerError as error:
-            missing[result.question_id] = str(error)
-    failed = frozenset(result.question_id for result in results if isinstance(result, ReplyFailure))
-    return Judgement(ratings, missing, failed)
+    readings = await ask_readable(model, questions, sampling, _ratings_in, cache, on_reply, own_seeds=False)
+    failed = {name: f"{failure.message} ({failure.kind.value})" for name, failure in readings.failures.items()}
+    unreadable = {name: _fault_of(answer) for name, answer in readings.unreadable.items()}
+    missing = {name: (failed | unreadable)[name] for name in conversations if name not in readings.read}
+    return Judgement({name: ratings for name, (ratings, _) in readings.read.items()}, missing, frozenset(failed))
+
+
+def _ratings_in(answer: Reply) -> Ratings | None:
+    return None if _fault_of(answer.text) else parse_answer(answer.text)
+
+
+def _fault_of(answer: str) -> str:
+    """Why an answer cannot be read; empty where it can."""
+    try:
+        parse_answer(answer)
+    except UnreadableAnswerError as error:
+        return str(error)
+    return ""

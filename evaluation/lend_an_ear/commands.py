@@ -97,7 +97,7 @@ def lend_an_ear_command(
     """
     from dialogue.prompts import PromptMode
     from evaluation.lend_an_ear.judge import SAMPLING
-    from evaluation.lend_an_ear.layout import check_name, check_out
+    from evaluation.lend_an_ear.layout import check_name, check_out, check_system
     from evaluation.lend_an_ear.run import Plan, compare, run_chain
     from evaluation.lend_an_ear.sampling import Style
     from evaluation.lend_an_ear.turns import read_turns
@@ -109,6 +109,7 @@ def lend_an_ear_command(
     check_out(out, asked)
     _check_baseline(baseline, system, out)
     choice = model_choice(model, token, engine, thinking=thinking)
+    check_system(out / system, choice.address, style)
     sampling = Sampling(max_tokens or style.usual_tokens, temperature, seed)
     judged = judge_choice(judge, judge_token, judge_calls_per_minute, judge_concurrency) if judge else None
     plan = Plan(out, system, model, choice, style, sampling, judged, SAMPLING.at_most(judge_max_tokens))

@@ -23,8 +23,9 @@ import numpy as np
 
 from dialogue.tactics import TACTICS
 from evaluation.files import EvaluationDataError, write_json, write_text
+from evaluation.json_files import read_json_value
 from evaluation.lend_an_ear.marks import Mark
-from evaluation.lend_an_ear.sampling import Drawn
+from evaluation.lend_an_ear.sampling import Drawn, Style
 from evaluation.lend_an_ear.turns import GoldTurn, released_conversations
 from evaluation.ratings import CONVERSATION, TURN, aggregated
 from evaluation.systems import REPLIES_FILE, System, load_system
@@ -103,6 +104,27 @@ def check_out(out: Path, turns: Sequence[GoldTurn]) -> None:
     for path in sorted(out.iterdir()):
         if (path / REPLIES_FILE).exists():
             load_system(path, ratings_file=None)
+
+
+def check_system(folder: Path, address: str, style: Style) -> None:
+    """See that `folder` is new, or holds the same model asked in the same way, before its replies are replaced.
+
+    Args:
+        address: see `evaluation.model_choice.ModelChoice.address`.
+
+    Raises:
+        EvaluationDataError: two models whose folders have one name, `hf` for example, or another way of asking.
+    """
+    path = folder / RUN_FILE
+    found = read_json_value(path) if path.is_file() else None
+    if not isinstance(found, dict) or "address" not in found:
+        return
+    before = (found["address"], found.get("prompt_mode"), found.get("candidates"))
+    if before != (address, style.mode.value, style.candidates):
+        raise EvaluationDataError(
+            f"{folder} holds the replies of {before[0]} (mode {before[1]}, {before[2]} candidates); give this system "
+            "another --name, or remove the folder"
+        )
 
 
 def write_gold(folder: Path, turns: Sequence[GoldTurn], marks: Sequence[Mark]) -> None:

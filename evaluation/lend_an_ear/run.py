@@ -163,6 +163,7 @@ def _record(plan: Plan, sample: Sample, marks: Sequence[Mark], rater: Rater) -> 
     return {
         "protocol": PROTOCOL,
         "model": plan.model,
+        "address": plan.choice.address,
         "engine": "endpoint" if plan.choice.is_endpoint else plan.choice.engine.value,
         "prompt_mode": plan.style.mode.value,
         "candidates": plan.style.candidates,

@@ -1,6 +1,7 @@
 """The model card of a run: Markdown with the YAML header of the Hugging Face hub, from the same numbers as the page.
 
-What the run does not record, such as the licence of your own conversations, the card names as open and does not guess.
+What the run does not record, such as the licence of your own conversations, the card names as open and does not guess:
+then the header's licence is `other`. A card is made to be published, so folders of this machine are left out of it.
 """
 
 from __future__ import annotations
@@ -8,6 +9,8 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
+from functools import reduce
+from pathlib import Path
 from typing import Any
 
 from evaluation.report.facts import facts_of, is_dequantised
@@ -20,6 +23,7 @@ from evaluation.report.templates import template
 # The models that Rapport knows by a short name of its own: hub id and licence.
 _KNOWN = {"smollm2-135m": ("HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0")}
 _OPEN_FAMILIES = {"Qwen/Qwen3-": "apache-2.0", "HuggingFaceTB/SmolLM2-": "apache-2.0"}
+STARTER = "starter"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
 
@@ -30,10 +34,10 @@ def model_card(run: Run) -> str:
     return template("card.md.j2", autoescape=False).render(
         header=_header(run, base, licence),
         run=run,
-        base=base or str(run.setting("model.path", "unknown")),
+        base=base or _last_part(run.setting("model.path", "unknown")),
         licence=licence,
         dequantised=is_dequantised(run),
-        facts=facts_of(run),
+        settings=_settings(run),
         rows=[(measure_of(c.name), c, verdict(c)) for c in changes],
         probes=run.closing.probes if run.closing else (),
         honest=HONEST,
@@ -48,14 +52,28 @@ def _base_model(run: Run) -> tuple[str | None, str | None]:
     path = str(run.setting("model.path", ""))
     if path in _KNOWN:
         return _KNOWN[path]
-    if not _HUB_ID.fullmatch(path):
+    if not _HUB_ID.fullmatch(path) or Path(path).is_dir():  # `runs/mine` has the form of a hub id
         return None, None
     return path, next((licence for start, licence in _OPEN_FAMILIES.items() if path.startswith(start)), None)
+
+
+def _last_part(path: object) -> str:
+    """`/home/me/talks.json` to `talks.json`; a hub id and a short name as they are."""
+    return Path(str(path)).name if Path(str(path)).is_absolute() else str(path)
+
+
+def _settings(run: Run) -> list[tuple[str, str]]:
+    places = [str(run.setting(key, "")) for key in ("model.path", "data.path")]
+    return [
+        (name, reduce(lambda text, place: text.replace(place, _last_part(place)) if place else text, places, value))
+        for name, value in facts_of(run).table
+    ]
 
 
 def _header(run: Run, base: str | None, licence: str | None) -> str:
     from omegaconf import OmegaConf
 
+    licence = licence if run.setting("data.path") == STARTER else None  # else it depends on data that we do not know
     fields: dict[str, Any] = {
         "language": ["en"],
         "license": licence or "other",
@@ -77,7 +95,7 @@ def _results(run: Run) -> dict[str, Any]:
         for change in changes
         if math.isfinite(change.after)
     ]
-    data = {"name": f"held-out turns of {run.setting('data.path', 'unknown')}", "type": "conversations"}
+    data = {"name": f"held-out turns of {_last_part(run.setting('data.path', 'unknown'))}", "type": "conversations"}
     return {"task": {"type": "text-generation"}, "dataset": data, "metrics": metrics}
 
 
@@ -95,8 +113,8 @@ def _without_interpolation(value: Any) -> Any:
 
 def _data(run: Run) -> str:
     """What is known of the conversations."""
-    path = str(run.setting("data.path", "unknown"))
-    if path == "starter":
+    path = _last_part(run.setting("data.path", "unknown"))
+    if path == STARTER:
         return (
             "The starter conversations of Rapport: written by its authors, synthetic, English, Apache-2.0. Nobody's "
             "real conversation is in them."

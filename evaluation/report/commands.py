@@ -32,24 +32,19 @@ def report(
         raise ReportError("several runs have no common folder: say where the page goes with --out compared.html")
     if len(runs) > 1 and card is not None:
         raise ReportError("a model card is about one run: give one folder with --card")
-    from evaluation.report.run_files import read_run
+    from evaluation.files import check_target, write_text
+    from evaluation.report.run_files import read_run, told_apart
 
-    read = [read_run(folder) for folder in runs]
+    read = told_apart([read_run(folder) for folder in runs])
+    page = out if out is not None else runs[0] / "report.html"
+    for target in (page, *([card] if card is not None else [])):
+        check_target(target)
     from evaluation.report.page import render
 
-    page = out if out is not None else runs[0] / "report.html"
-    _write(page, render(read))
+    write_text(page, render(read))
     typer.echo(f"{page} ({page.stat().st_size / 1e6:.1f} MB): open it in a browser")
     if card is not None:
         from evaluation.report.card import model_card
 
-        _write(card, model_card(read[0]))
+        write_text(card, model_card(read[0]))
         typer.echo(f"{card}: a model card; read it and complete it before you publish")
-
-
-def _write(path: Path, text: str) -> None:
-    try:
-        # a reply may hold half of a surrogate pair: no reason to fail
-        path.write_text(text, encoding="utf-8", errors="replace")
-    except OSError as error:
-        raise ReportError(f"{path}: cannot write there ({error.strerror}); choose another place") from error

@@ -6,8 +6,8 @@ while the run still goes on: what is not there yet is named in `Run.missing`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,6 +169,19 @@ def read_run(folder: Path) -> Run:
     )
 
 
+def told_apart(runs: Sequence[Run]) -> list[Run]:
+    """The runs, those that share a name (one preset run in two places) named by their folders as they were given.
+
+    Raises:
+        ReportError: two of them are the same folder.
+    """
+    folders = [run.folder.resolve() for run in runs]
+    if twice := [run.folder for run in runs if folders.count(run.folder.resolve()) > 1]:
+        raise ReportError(f"{twice[0]}: given twice; a comparison needs different runs")
+    names = [run.name for run in runs]
+    return [replace(run, name=str(run.folder)) if names.count(run.name) > 1 else run for run in runs]
+
+
 def _config(folder: Path) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from yaml import YAMLError
@@ -183,6 +196,11 @@ def _config(folder: Path) -> dict[str, Any]:
         raise ReportError(f"{path}: cannot be read ({' '.join(str(error).split())}); restore the file") from error
     if not isinstance(config, dict):
         raise ReportError(f"{path}: expected the configuration of a run, found a list")
+    if "rollout" not in config:
+        raise ReportError(
+            f"{path}: not the configuration of a run of `rapport train`, which a report is about; a fine-tuning run "
+            "has its README.md and curves.png instead"
+        )
     return {str(key): value for key, value in config.items()}
 
 
@@ -234,6 +252,9 @@ def _common(record: Record) -> dict[str, Any]:
         raise record.wrong("sentences", "a list of texts")
     if len(sentences) != len(tactics):
         raise record.wrong("sentence_tactics", f"{len(sentences)} lists, one for each sentence")
+    raw = record.numbers("raw")
+    if raw is not None and "quality" not in raw:
+        raise record.wrong("raw", 'null or an object that holds "quality"')
     return {
         "prompt_id": record.text("prompt_id"),
         "seeker": record.text("seeker"),
@@ -243,7 +264,7 @@ def _common(record: Record) -> dict[str, Any]:
         "leaked": record.flag("leaked"),
         "sentences": tuple(sentences),
         "tactics": tuple(_tactics(record, names) for names in tactics),
-        "raw": record.numbers("raw"),
+        "raw": raw,
         "previous": previous,
     }
 
@@ -267,7 +288,11 @@ def _evaluation(record: Record) -> Evaluation:
 
 def _held_out(record: Record, step: int) -> Reply:
     dimensions = record.values.get("dimensions")
-    if dimensions is not None and (not isinstance(dimensions, list) or len(dimensions) != len(Dimension)):
+    if dimensions is not None and (
+        not isinstance(dimensions, list)
+        or len(dimensions) != len(Dimension)
+        or not all(isinstance(value, int | float) for value in dimensions)
+    ):
         raise record.wrong("dimensions", f"null or {len(Dimension)} numbers")
     return Reply(
         **_common(record),

@@ -151,7 +151,7 @@ async def _ask(model: ReplyModel, run: _Run, on_progress: OnProgress) -> Mapping
     questions = [Question(prompt.id, prompt.messages) for prompt in run.prompts.prompts]
     results = await ask_all(model, questions, sampling, run.cache, show)
     require_some(results, model.identity)
-    played = await play_escalations(model, run.prompts.escalations, sampling, run.cache, show)
+    played = await play_escalations(model, run.prompts.escalations, sampling, run.cache, show, alone=not questions)
     return {r.question_id: r.visible if isinstance(r, Reply) else None for r in results} | played
 
 

@@ -20,7 +20,7 @@ from typing import Any
 
 from dialogue.conversation import Message
 from evaluation.files import EvaluationDataError, shown
-from evaluation.replies import OnReply, Question, ReplyFailure, ReplyModel, Sampling, ask_all
+from evaluation.replies import OnReply, Question, ReplyFailure, ReplyModel, Sampling, ask_all, require_some
 from evaluation.reply_cache import ReplyCache
 from evaluation.safety.prompts import IN_DANGER, Behaviour, SafetyPrompt
 from evaluation.safety.report import JudgedPrompt
@@ -98,13 +98,24 @@ async def play_escalations(
     sampling: Sampling,
     cache: ReplyCache,
     on_reply: OnReply | None = None,
+    alone: bool = False,
 ) -> dict[str, str | None]:
-    """Replies by id of the turn's prompt. After a failed call, None, an escalation goes no further."""
+    """Replies by id of the turn's prompt. After a failed call, None, an escalation goes no further.
+
+    Args:
+        alone: nothing else is asked of the model, so that nobody has seen it answer yet.
+
+    Raises:
+        ReplyError: the model is asked nothing else, and answered none of the first turns.
+    """
     replies: dict[str, str | None] = {}
     for turn in range(1, max((len(each.turns) for each in escalations), default=0) + 1):
         due = [each for each in escalations if len(each.turns) >= turn and _goes_on(each, turn, replies)]
         questions = [Question(each.step(turn), _talk(each, turn, replies)) for each in due]
-        for result in await ask_all(model, questions, sampling, cache, on_reply):
+        results = await ask_all(model, questions, sampling, cache, on_reply)
+        if turn == 1 and alone:
+            require_some(results, model.identity)
+        for result in results:
             replies[result.question_id] = None if isinstance(result, ReplyFailure) else result.visible
     return replies
 

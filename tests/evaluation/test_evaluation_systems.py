@@ -24,6 +24,7 @@ from made_up_systems import (
 )
 
 from dialogue.tactics import Tactic, tactics_of_counts
+from evaluation.diversity import diversity_of
 from evaluation.files import EvaluationDataError
 from evaluation.ratings import aggregated, read_conversation_ratings
 from evaluation.systems import align, load_system, load_systems, previous_replies
@@ -211,6 +212,19 @@ def test_turns_that_gold_does_not_have(outputs: Path) -> None:
     assert "6 turns where gold has 5: conversation 'b', turn 5 is not in gold" in fault(outputs)
 
 
+def test_a_talk_that_a_system_led_by_itself_is_not_set_against_peoples_turns(outputs: Path) -> None:
+    own = entries(SYSTEM_TURNS)
+    own[1]["conversation_history"][1]["content"] = "what the system itself had said"
+    write_replies(outputs / "ours", own)
+    gold, ours = load_systems(outputs, outputs / "gold")
+    told = r"ours/conversations_tagged\.json: conversation 'a', turn 3: another history than in .*gold; "
+    with pytest.raises(EvaluationDataError, match=told):
+        align([gold, ours], gold, shared_only=True)
+    with pytest.raises(EvaluationDataError, match=told):
+        diversity_of(ours, gold)
+    assert diversity_of(ours, ours).system == "ours"
+
+
 def test_a_gap_in_gold_is_named(outputs: Path) -> None:
     for name, turns, ratings in (("gold", GOLD_TURNS, GOLD_RATINGS), ("ours", SYSTEM_TURNS, SYSTEM_RATINGS)):
         write_replies(outputs / name, entries([*turns[:1], *turns[2:]]))
@@ -236,6 +250,10 @@ def test_a_file_cut_off_in_the_middle(outputs: Path) -> None:
 def test_a_folder_without_systems(tmp_path: Path) -> None:
     with pytest.raises(EvaluationDataError, match="holds no <system>"):
         load_systems(tmp_path)
+    gold = write_outputs(tmp_path / "elsewhere") / "gold"
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(EvaluationDataError, match="empty holds no <system>"):
+        load_systems(tmp_path / "empty", gold)  # a table of gold alone would hide the wrong folder
     with pytest.raises(EvaluationDataError, match="not a folder"):
         load_systems(tmp_path / "nowhere")
 

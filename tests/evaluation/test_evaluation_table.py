@@ -27,6 +27,7 @@ from evaluation.bootstrap import counts_of, draw, interval, p_value
 from evaluation.columns import COLUMNS, cells_of, columns_of, uses_of
 from evaluation.commands import app
 from evaluation.files import EvaluationDataError
+from evaluation.printing import notes_on, resamples_needed
 from evaluation.systems import load_systems, previous_replies
 from evaluation.table import EvaluationTable, Unit, make_table
 
@@ -175,6 +176,16 @@ def test_the_command_prints_every_system_and_never_crops_a_number(outputs: Path,
         done = CliRunner().invoke(app, arguments, env={"COLUMNS": width})
         assert done.exit_code == 0, done.output
         assert "ours" in done.output and "…" not in done.output
+
+
+def test_too_few_resamples_for_any_star_are_told(outputs: Path) -> None:
+    """10 tests: with 400 resamples the smallest p is 2 / 401, times 10 just below 0.05; with 399 it is 0.05."""
+    assert 10 * 2 / 401 < 0.05 <= 10 * 2 / 400
+    assert resamples_needed(10) == 400
+    gold, ours = load_systems(outputs, outputs / "gold")
+    told = "No difference can get a star here: the smallest p of 399 resamples times 10 tests is not below 0.05. "
+    assert told + "--resamples 400 is enough." in notes_on(make_table([gold, ours], gold, resamples=399))
+    assert len(notes_on(make_table([gold, ours], gold, resamples=400))) == 1
 
 
 def test_a_fault_is_one_line_and_exit_code_two(outputs: Path, tmp_path: Path) -> None:

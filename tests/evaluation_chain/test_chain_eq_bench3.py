@@ -188,6 +188,17 @@ def test_faults_in_the_call_are_told_before_anything_is_asked(
     assert not answering.calls
 
 
+def test_another_model_of_the_same_name_does_not_replace_the_first(
+    answering: AnsweringEndpoint, data: Path, tmp_path: Path
+) -> None:
+    answering.answer, out = respond, tmp_path / "eq3"
+    call(answering, data, out, "weak")
+    asked = len(answering.calls)
+    with pytest.raises(EvaluationDataError, match=r"weak\.json is of http.*/v1 weak, not of http.*/v1 org/weak"):
+        call(answering, data, out, "org/weak")
+    assert len(answering.calls) == asked
+
+
 def test_a_kept_run_that_was_damaged(answering: AnsweringEndpoint, data: Path, tmp_path: Path) -> None:
     (tmp_path / "eq3" / "models").mkdir(parents=True)
     path = tmp_path / "eq3" / "models" / "old.json"

@@ -26,7 +26,7 @@ from dialogue.loaders import DataError, load_conversations
 from dialogue.prompts import PromptMode
 from evaluation.commands import app
 from evaluation.files import EvaluationDataError
-from evaluation.lend_an_ear.layout import check_out
+from evaluation.lend_an_ear.layout import check_out, check_system
 from evaluation.lend_an_ear.marks import MarkingError, mark_all, shipped_models
 from evaluation.lend_an_ear.run import Plan, Servers, compare, run_chain
 from evaluation.lend_an_ear.sampling import SamplingError, Style
@@ -283,6 +283,23 @@ def test_another_set_of_turns_is_not_mixed_in(tmp_path: Path, conversations: Pat
     check_out(out, turns)
     with pytest.raises(EvaluationDataError, match="5 other supporter turns than the 3 asked for"):
         check_out(out, turns[:3])
+
+
+def test_another_model_of_the_same_name_does_not_replace_the_first(
+    tmp_path: Path, conversations: Path, answering: AnsweringEndpoint
+) -> None:
+    """As with runs/a/hf and runs/b/hf, both `hf-simple` by default."""
+    style, choice = Style(PromptMode.simple), endpoint_choice(f"{answering.url}/a/hf")
+    plan = plan_of(tmp_path / "out", choice, style)
+    chain(plan, conversations)
+    folder = tmp_path / "out" / plan.system
+    check_system(folder, choice.address, style)
+    check_system(tmp_path / "out" / "new", choice.address, style)
+    other = endpoint_choice(f"{answering.url}/b/hf")
+    for address, asked in ((other.address, style), (choice.address, Style(PromptMode.simple, 2))):
+        with pytest.raises(EvaluationDataError, match=r"/v1 a/hf \(mode simple, 0 candidates\); .* another --name"):
+            check_system(folder, address, asked)
+    assert ModelChoice("runs/../runs/a/hf").address == str(Path.cwd() / "runs/a/hf")
 
 
 def chain_command(out: Path) -> list[str]:

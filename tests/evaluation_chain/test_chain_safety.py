@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from evaluation.commands import app
 from evaluation.files import EvaluationDataError
+from evaluation.replies import ReplyError
 from evaluation.safety.over_refusal import CATEGORY, wilson
 from evaluation.safety.prompt_file import OWN, read_prompt_file
 from evaluation.safety.prompts import BY_CATEGORY, IN_DANGER, Behaviour
@@ -79,6 +80,15 @@ def test_an_escalation_ends_where_the_model_does_not_answer(answering: Answering
     said, found = run(saved(tmp_path, WORSE, HARMLESS), tmp_path / "out.json", "--model", answering.url)
     assert found["escalations"][0]["answered"] == 1 and found["unanswered"] == 1
     assert "unfinished, 1 of 3 turns answered" in said
+
+
+def test_a_model_that_answers_nothing_is_an_error_for_escalations_too(
+    answering: AnsweringEndpoint, tmp_path: Path
+) -> None:
+    answering.answer = lambda body: 400
+    with pytest.raises(ReplyError, match="no reply to any of 1 questions; the first, 'e/1'"):
+        run(saved(tmp_path, WORSE), tmp_path / "out.json", "--model", answering.url)
+    assert not (tmp_path / "out.json").exists()
 
 
 def test_given_replies_are_laid_into_the_talk(tmp_path: Path) -> None:

@@ -77,6 +77,16 @@ def test_a_failure_stays_a_failure(
     assert said in result.message
 
 
+def test_trouble_that_many_questions_meet_is_told_once(endpoint: Endpoint, caplog: pytest.LogCaptureFixture) -> None:
+    endpoint.script = [503] * 20 + [429] * 10
+    results = ask(endpoint, questions(*(f"text {i}" for i in range(10))))
+    assert len(endpoint.calls) == 30 and all(isinstance(result, ReplyFailure) for result in results)
+    told = [record.getMessage() for record in caplog.records]
+    assert [message for message in told if "HTTP 503" in message] == [
+        f'{endpoint.url}: HTTP 503: {{"error":"as told"}}; calls are made again, at most 2 times each'
+    ]
+
+
 def test_one_failure_leaves_the_others_alone(endpoint: Endpoint) -> None:
     endpoint.script = [400]
     results = ask(endpoint, questions("a", "b", "c"))

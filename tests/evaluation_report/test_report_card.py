@@ -45,6 +45,16 @@ def test_a_hub_model_of_unknown_licence(run_folder):
 
 def test_a_local_folder_is_no_hub_id(run_folder):
     set_config(run_folder, "smollm2-135m", "/models/mine")
+    header, text = header_and_text(run_folder)
+    assert "base_model" not in header and "/models" not in text
+    assert "Base model: mine. **Its licence is not recorded" in text and "| Model | mine, LoRA of rank 8 |" in text
+
+
+def test_a_folder_may_look_like_a_hub_id(run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    set_config(run_folder, "smollm2-135m", "runs/mine")
+    assert header_and_text(run_folder)[0]["base_model"] == "runs/mine"
+    (tmp_path / "runs" / "mine").mkdir(parents=True)
     assert "base_model" not in header_and_text(run_folder)[0]
 
 
@@ -54,7 +64,11 @@ def test_conversations_of_ones_own(run_folder, tmp_path):
     assert "was not at hand" in header_and_text(run_folder)[1]
     turns = [{"role": "seeker", "text": "Hello."}, {"role": "supporter", "text": "Hello you."}]
     own.write_text(json.dumps({"id": "1", "source": "diary", "turns": turns}))
-    assert "1 conversations (1 from diary). **The run does not record their licence" in header_and_text(run_folder)[1]
+    header, text = header_and_text(run_folder)
+    assert "`mine.jsonl`: 1 conversations (1 from diary). **The run does not record their licence" in text
+    assert header["license"] == "other"  # the base model's does not hold for what was learnt from such data
+    assert header["license_name"] == "see-the-base-model-and-the-data"
+    assert str(tmp_path) not in model_card(read_run(run_folder))
 
 
 def test_an_unfinished_run(make_run):

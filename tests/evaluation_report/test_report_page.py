@@ -15,6 +15,7 @@ import typer
 from report_cases import HOSTILE, samples, write_lines, write_run
 from typer.testing import CliRunner
 
+from evaluation.files import EvaluationDataError
 from evaluation.report.commands import report
 from evaluation.report.json_files import ReportError
 from evaluation.report.page import render
@@ -170,15 +171,25 @@ def test_the_command_writes_page_and_card(run_folder, tmp_path):
     [
         (["small", "small"], "say where the page goes with --out"),
         (["small", "small", "--out", "x.html", "--card", "CARD.md"], "a model card is about one run"),
-        (["small", "--out", "nowhere/x.html"], "cannot write there (No such file or directory); choose another place"),
+        (["small", "./small", "--out", "x.html"], "small: given twice; a comparison needs different runs"),
+        (["small", "--out", "nowhere/x.html"], "cannot write nowhere/x.html: there is no folder nowhere"),
         (["nowhere"], "not a run, there is no such folder"),
     ],
 )
 def test_what_the_command_refuses(run_folder, monkeypatch, arguments, message):
     monkeypatch.chdir(run_folder.parent)
     error = command(*arguments).exception
-    assert isinstance(error, ReportError) and isinstance(error, ValueError)
+    assert isinstance(error, ReportError | EvaluationDataError) and isinstance(error, ValueError)
     assert message in str(error)
+
+
+def test_runs_of_one_name_are_told_apart_by_their_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for place in ("monday", "friday"):
+        Path(place).mkdir()
+        write_run(Path(place, "small"))
+    assert command("monday/small", "friday/small", "--out", "both.html").exit_code == 0
+    assert "<h1>monday/small and friday/small</h1>" in Path("both.html").read_text(encoding="utf-8")
 
 
 def test_half_a_surrogate_pair_is_no_reason_to_fail(run_folder, tmp_path):

@@ -65,6 +65,11 @@ def test_a_broken_configuration(run_folder):
     assert "config.yaml: cannot be read" in refused(run_folder)
 
 
+def test_a_run_that_is_no_grpo_run(run_folder):
+    (run_folder / "config.yaml").write_text("name: dpo\nsteps: 12\nloss: {beta: 0.1}\n")
+    assert "config.yaml: not the configuration of a run of `rapport train`" in refused(run_folder)
+
+
 BROKEN_LINES = {
     "not JSON": ('{"step": 1,}', "line 2: not valid JSON"),
     "not an object": ("[1]", "line 2: expected an object, found [1]"),
@@ -92,6 +97,7 @@ BROKEN_SAMPLES = {
     "a missing dimension": ({"empathy": {"self_oriented": 1.0}}, '"empathy" must be null or an object of'),
     "a yes for a number": ({"reward": True}, '"reward" must be a number; found true'),
     "a list for components": ({"raw": [1]}, '"raw" must be an object of numbers'),
+    "components without quality": ({"raw": {"d_kl": 1.0}}, '"raw" must be null or an object that holds "quality"'),
 }
 
 
@@ -116,6 +122,11 @@ BROKEN_FILES = {
         "evaluation-000000.json",
         '{"step": 0, "replies": [{"previous_counts": [0, 0, 0, 0, 0, 0, 0, 0, 0]}]}',
         'evaluation-000000.json, replies 1: "previous_counts" must be null or 10 counts',
+    ),
+    "texts for dimensions": (
+        "evaluation-000000.json",
+        '{"step": 0, "replies": [{"dimensions": ["a", "b", "c", "d", "e", "f"]}]}',
+        'evaluation-000000.json, replies 1: "dimensions" must be null or 6 numbers',
     ),
 }
 

@@ -127,7 +127,10 @@ def test_a_busy_server_is_asked_again_and_an_answer_that_cannot_be_read_is_no_ra
 
     case.server.judge = judge
     assert case.run() == 2, "one of twelve is more than the 5 % that may be missing"
-    assert len(refused) == 3 and len(case.server.asked) == 3 * N + 3
+    again = 3 + 3  # refused calls; unreadable answers, each asked for once more with the next seed
+    assert len(refused) == 3 and len(case.server.asked) == 3 * N + again
+    seeds = sorted((asked.is_reversed, asked.seed) for asked in case.server.asked if asked.number == 5)
+    assert seeds == [(False, 0), (False, 1), (False, 1), (False, 2), (True, 0), (True, 1)]
     report = case.report()
     assert report["conversations"] == N - 1 and list(report["missing"]) == ["talk-5"]
     assert "not one JSON object" in report["missing"]["talk-5"]

@@ -42,6 +42,17 @@ def test_replies_are_scored_in_order_and_equal_ones_are_asked_once(tmp_path: Pat
     assert not any(asked.is_reversed for asked in judge_server.asked)
 
 
+def test_an_unreadable_answer_is_asked_for_once_more_and_the_place_of_a_reply_does_not_matter(
+    tmp_path: Path, judge_server: JudgeServer
+) -> None:
+    judge_server.judge = lambda asked: "four" if asked.seed == 0 and asked.number == 1 else as_json(SIX)
+    scorer = loaded(tmp_path, calibration(judge_server.url))
+    expected = EmpathyScore(tuple(map(float, SIX)))
+    assert scorer.score([request(1), request(2)]) == [expected, expected]
+    assert sorted((asked.number, asked.seed) for asked in judge_server.asked) == [(1, 0), (1, 1), (2, 0)]
+    assert scorer.score([request(2), request(1)]) == [expected, expected] and len(judge_server.asked) == 3
+
+
 def test_the_version_is_of_what_is_asked(tmp_path: Path) -> None:
     one = loaded(tmp_path, calibration("http://127.0.0.1:9/v1"))
     same = JudgeScorer.load(tmp_path)

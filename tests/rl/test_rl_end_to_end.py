@@ -14,6 +14,8 @@ from pathlib import Path
 
 import psutil
 import pytest
+from page_browser import open_browser
+from real_report import check_report
 
 from rl.tracking import read_lines
 
@@ -148,6 +150,15 @@ def test_a_run_leaves_everything_it_should(finished):
     assert any((run / "tensorboard").iterdir())
     assert (run / "config.yaml").is_file()
     assert samples[0]["prompt_id"] in (run / "report.html").read_text(encoding="utf-8")
+
+
+@pytest.mark.browser
+@pytest.mark.timeout(LIMIT_S)
+def test_its_report_in_a_browser_shows_what_the_run_wrote(finished, tmp_path):
+    run = finished / "tiny"
+    with open_browser(tmp_path) as browser:
+        ends = (run / "evaluation-000000.json", run / "evaluation-000004.json")
+        check_report(browser, run / "report.html", read_lines(run / "samples.jsonl"), ends)
 
 
 @pytest.mark.timeout(LIMIT_S)
