@@ -181,9 +181,9 @@ class Trainer:
         gap = learned.get("logprob_diff_mean", 0.0)
         if gap > self.config.learner.max_logprob_gap:
             raise TrainingError(
-                f"step {self.step}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} on "
-                f"average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no longer "
-                "hold the same policy. Compare model.dtype of both sides, or use float32 to find the cause"
+                f"step {self.step + 1}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} "
+                f"on average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no "
+                "longer hold the same policy. Compare model.dtype of both sides, or use float32 to find the cause"
             )
 
     def _due(self, every: int) -> bool:
