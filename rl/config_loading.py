@@ -149,6 +149,12 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
             f"learner.minibatches={config.learner.minibatches}: more than prompts_per_step={config.prompts_per_step}; "
             "a minibatch would be empty"
         )
+    loss = config.learner.loss
+    if not loss.norm_adv_by_std and not loss.advantage.startswith("grpo"):
+        yield (
+            f"learner.loss.norm_adv_by_std=False with learner.loss.advantage={loss.advantage}: only grpo and its kin "
+            "divide by the spread; leave it at true"
+        )
     if config.steps == 0 and config.epochs == 0:
         yield "steps=0 and epochs=0: nothing to train; set one of them"
     if config.evaluation.temperature == 0 and config.evaluation.samples_per_prompt > 1:

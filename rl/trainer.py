@@ -124,6 +124,7 @@ class Trainer:
         checkpoint = self.folder.latest()
         if checkpoint is None:
             self.log.rewind(0)
+            EvalRun.forget_after(self.folder.path, 0)
             return
         state = RunFolder.load_state(checkpoint)
         self.queue.restore(state.queue)
@@ -212,4 +213,8 @@ def _step_line(step: int, total: int, metrics: dict[str, float]) -> str:
     times = "  ".join(f"{name[5:]} {value:.1f}s" for name, value in metrics.items() if name.startswith("time/"))
     shown = {"reward": "reward/mean", "empathy": "reward/quality", "D_KL": "reward/d_kl", "KL": "learner/kl"}
     values = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
-    return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}  |  {times}"
+    lost = {"flat groups": "groups/zero_variance", "asked again": "groups/handed_back"}
+    notes = "".join(
+        f"  {label} {metrics[name]:.0f}/{metrics['groups/asked']:.0f}" for label, name in lost.items() if metrics[name]
+    )
+    return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}{notes}  |  {times}"

@@ -88,6 +88,7 @@ PAIRS = {
     ("evaluation.temperature=0", "evaluation.samples_per_prompt=2"): r"all would be the same reply",
     ("evaluation.every=2", "data.holdout_fraction=0"): r"evaluation\.every=2 .* no conversation is held out",
     ("reward.mode=diversity_only", "reward.gamma_kl=0"): r"all replies would get the same reward",
+    ("learner.loss.advantage=rloo", "learner.loss.norm_adv_by_std=false"): r"only grpo and its kin",
     ("servers.url=http://a", "servers.tagger=b"): r"leave one of the two empty",
 }
 
