@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+_VOCABULARIES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
 def read_conversations(key: str, path: str) -> Sequence[Conversation]:
     """The conversations that the configuration names under `key`.
 
@@ -43,12 +46,14 @@ def open_tokenizer(config: RunConfig, model_path: Path) -> PreTrainedTokenizerBa
     from transformers import AutoTokenizer  # takes seconds: after the data and the model were found
 
     key = f"model.path={config.model.path}"
+    if not any((model_path / name).is_file() for name in _VOCABULARIES):  # transformers would make an empty one
+        raise ConfigError(f"{key}: {model_path} holds no tokenizer; copy the model's tokenizer.json beside its weights")
     try:
         tokenizer = AutoTokenizer.from_pretrained(model_path)
     except Exception as error:  # transformers raises whatever its readers do: OSError, ValueError, KeyError, TypeError
         raise ConfigError(
             f"{key}: no tokenizer can be read there ({_first_line(error)}); copy tokenizer.json and "
-            "tokenizer_config.json of the model beside its weights"
+            "tokenizer_config.json of the model anew"
         ) from error
     if not tokenizer.chat_template:
         raise ConfigError(
