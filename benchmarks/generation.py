@@ -14,7 +14,6 @@ several workers.
 from __future__ import annotations
 
 import argparse
-import os
 import statistics
 import time
 from pathlib import Path
@@ -61,7 +60,9 @@ def random_adapter(model_path: Path, lora: LoraConfig) -> Any:
 
 def bare_engine(config: RunConfig, model_path: Path) -> Any:
     """vLLM as a script would use it, with the options of the pool's engines."""
-    os.environ |= {"VLLM_ENABLE_V1_MULTIPROCESSING": "0", "TORCH_COMPILE_DISABLE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    from dialogue.in_process_vllm import prepare_process
+
+    prepare_process(gpu=False)
     from vllm import LLM
 
     from rl import cpu_sampler

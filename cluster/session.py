@@ -25,15 +25,20 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
     `parallel_actors` logical CPUs however few cores there are. An existing cluster's resources are what they are.
 
     Raises:
-        ConnectionError: `RAY_ADDRESS` is set and no cluster answers there.
-        RaySessionError: a local cluster did not start.
+        RaySessionError: `RAY_ADDRESS` is set and no cluster answers there, or a local cluster did not start.
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 the workers starve beside any other program
     address = os.environ.get("RAY_ADDRESS")
     if address:
         # What a person must know comes as an exception or from the run itself; Ray's own notes would stand between.
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            raise RaySessionError(
+                f"RAY_ADDRESS={address}: no Ray cluster answers there ({error}); start one with `ray start --head`, or "
+                "unset RAY_ADDRESS to run on this machine alone"
+            ) from error
     else:
         _start_local(max(os.cpu_count() or 1, parallel_actors))
     try:

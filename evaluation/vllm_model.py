@@ -13,9 +13,7 @@ children, which processes that are started later, Ray's for example, must not in
 from __future__ import annotations
 
 import asyncio
-import atexit
 import os
-import sys
 from collections.abc import AsyncIterator, Callable, Mapping, MutableMapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -24,6 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
+from dialogue.in_process_vllm import prepare_process
 from evaluation.files import EvaluationDataError
 from evaluation.local_model import check_folder, identity_of, template_options, too_long
 from evaluation.replies import Question, Reply, ReplyFailure, ReplyResult, Sampling
@@ -183,18 +182,12 @@ def _settle(ask: _Ask, result: ReplyResult) -> None:
 
 
 def _load(folder: Path) -> Any:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
     import torch
 
     gpu = torch.cuda.is_available()
-    if not gpu:  # vLLM would compile one small function for many seconds, which saves nothing here
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"
+    prepare_process(gpu=gpu)
     from transformers import AutoConfig
     from vllm import LLM
-
-    atexit.register(_end_quietly)
 
     try:
         config = AutoConfig.from_pretrained(folder)
@@ -205,13 +198,6 @@ def _load(folder: Path) -> Any:
     if not llm.get_tokenizer().chat_template:
         raise EvaluationDataError(f"{folder}: the tokenizer has no chat template; expected a chat model")
     return llm
-
-
-def _end_quietly() -> None:
-    """Triton's bindings print, when Python has ended, forty lines on objects of theirs that nobody freed."""
-    sys.stderr.flush()
-    with Path(os.devnull).open("w") as nowhere:
-        os.dup2(nowhere.fileno(), 2)
 
 
 def _options(folder: Path, context: int, gpu: bool) -> dict[str, Any]:

@@ -14,9 +14,10 @@ step's number, all of which are in the checkpoint. Lines of metrics and samples 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,19 +27,29 @@ from rl.files import write_atomically
 from rl.typed_yaml import changed_keys, to_yaml
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
-# Keys, or beginnings of keys, that may change between two starts of a run without changing what a step does.
-_FREE_KEYS = (
-    "steps",
-    "epochs",
-    "save_every",
-    "keep_checkpoints",
-    "resume",
-    "trackers",
-    "output_dir",
-    "evaluation.every",
-    "servers.",
-    "learner.timeout_s",
-    "rollout.timeout_s",
+# What may change between two starts of a run without changing what a step does. A server's address is here, since
+# it may have moved; that it still scores alike is the caller's to know.
+_FREE_KEYS = frozenset(
+    (
+        "steps",
+        "epochs",
+        "save_every",
+        "keep_checkpoints",
+        "resume",
+        "trackers",
+        "output_dir",
+        "evaluation.every",
+        "servers.url",
+        "servers.token",
+        "servers.replicas",
+        "servers.timeout_s",
+        "servers.retries",
+        "servers.max_failed_fraction",
+        "learner.timeout_s",
+        "learner.max_logprob_gap",
+        "rollout.timeout_s",
+        "rollout.retries",
+    )
 )
 
 
@@ -49,6 +60,42 @@ class TrainState:
     step: int
     policy_version: int
     queue: dict[str, Any]
+
+
+def check_writable(folder: Path) -> None:
+    """Raise ConfigError where `folder` is not there and cannot be made, or cannot be written."""
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{folder} cannot be made: {there} is a file; choose another output_dir= or name=")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise ConfigError(f"{folder} cannot be written: no permission to write in {there}; choose another output_dir=")
+
+
+def check_same_run(folder: Path, default: Any, config: Any, free: Set[str], *, resume: bool) -> None:
+    """Check that the run in `folder`, if there is one, was started with `config` but for the keys in `free`.
+
+    Args:
+        default: the same dataclass as `config` with nothing set: the values of keys that did not exist at that time.
+        resume: whether a run that is there may be gone on with at all.
+
+    Raises:
+        ConfigError: with what differs.
+    """
+    saved = folder / "config.yaml"
+    if not saved.is_file():
+        return
+    if not resume:
+        raise ConfigError(f"{folder} already holds a run: choose another name=, or resume=true to go on")
+    try:
+        differences = changed_keys(to_yaml(default), saved.read_text(encoding="utf-8"), to_yaml(config))
+    except ConfigError as error:
+        raise ConfigError(f"{saved}: {error}; choose another name=, or move this folder away") from error
+    changed = [f"{key}: {change}" for key, change in differences.items() if key not in free]
+    if changed:
+        raise ConfigError(
+            f"{folder} was started with another configuration ({', '.join(changed)}): set these back, or "
+            "choose another name="
+        )
 
 
 class RunFolder:
@@ -66,20 +113,11 @@ class RunFolder:
         """Check that what is in the folder may be resumed with this configuration; writes nothing.
 
         Raises:
-            ConfigError: the folder holds a run and resuming is off or the configuration has changed.
+            ConfigError: the folder cannot be written; or it holds a run and resuming is off, the configuration has
+                changed, or the saved one cannot be read.
         """
-        saved = self.path / "config.yaml"
-        if not saved.is_file():
-            return
-        if not self._config.resume:
-            raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-        differences = changed_keys(to_yaml(RunConfig()), saved.read_text(encoding="utf-8"), to_yaml(self._config))
-        changed = [f"{key}: {change}" for key, change in differences.items() if not key.startswith(_FREE_KEYS)]
-        if changed:
-            raise ConfigError(
-                f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
-                "choose another name="
-            )
+        check_writable(self.path)
+        check_same_run(self.path, RunConfig(), self._config, _FREE_KEYS, resume=self._config.resume)
 
     def prepare(self) -> None:
         """`check`, then create the folder and clear away what an interrupted checkpoint left."""

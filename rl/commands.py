@@ -8,24 +8,39 @@ from typing import Annotated
 
 import typer
 
+from rl.checkpoint import check_writable
 from rl.config import ConfigError
+from rl.files import folder_at_once
+
+PRESETS = sorted(path.stem for path in (Path(__file__).resolve().parent.parent / "configs").glob("*.yaml"))
 
 
 def train(
-    preset: Annotated[str, typer.Argument(help="A preset of configs/ (quickstart, tiny, ...) or a YAML file.")],
+    preset: Annotated[
+        str, typer.Argument(help=f"A preset of configs/ ({', '.join(PRESETS)}) or the path of a YAML file of yours.")
+    ],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key=value, for example learner.lr=2e-6 rollout.workers=2")
+        list[str] | None,
+        typer.Argument(help="key=value, for example learner.lr=2e-6 rollout.workers=2; --dry-run lists all keys."),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print configuration and plan; start nothing.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print every key with its value, and the plan; start nothing.")
+    ] = False,
 ) -> None:
     """Train a policy by GRPO.
 
-    Everything that can be checked is checked before Ray starts. A run that was interrupted goes on from its last
-    checkpoint when it is started again with the same name and configuration. The finished run has a report.html.
+    The run lives in output_dir/name, by default runs/PRESET: configuration, metrics.jsonl, samples.jsonl, TensorBoard
+    files, checkpoints and in the end report.html. Interrupted, it goes on from its last checkpoint when it is started
+    again with the same name and configuration. All that can be checked is checked before Ray starts.
 
     rapport train quickstart
 
-    rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json --dry-run
+    rapport train quickstart name=mine steps=30 learner.lr=1e-4 --dry-run
+
+    rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json
+
+    A YAML file of yours may start from a preset with `extends: quickstart` and set only what differs. RAY_ADDRESS names
+    a Ray cluster to run in; without it one is started on this machine.
     """
     from rl.config_loading import load_config
     from rl.typed_yaml import to_yaml
@@ -55,7 +70,10 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="Where to write the Hugging Face folder; must not exist.")],
     step: Annotated[int, typer.Option("--step", help="Which checkpoint; 0 for the newest.")] = 0,
 ) -> None:
-    """Copy a checkpoint's weights as a Hugging Face folder that transformers and vLLM open as it is."""
+    """Copy a checkpoint's weights as a Hugging Face folder that transformers and vLLM open as it is.
+
+    rapport export runs/quickstart --out my-model
+    """
     checkpoints = sorted((run / "checkpoints").glob("step-*"))
     if not checkpoints:
         raise ConfigError(f"{run} has no checkpoint: give the folder of a run, such as runs/quickstart")
@@ -65,5 +83,9 @@ def export(
         raise ConfigError(f"{run} has no checkpoint of step {step}; kept: {kept}")
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another --out")
-    shutil.copytree(chosen / "hf", out)
+    if not (chosen / "hf" / "config.json").is_file():
+        raise ConfigError(f"{chosen} holds no weights in the Hugging Face layout: choose another --step")
+    check_writable(out)
+    with folder_at_once(out) as folder:
+        shutil.copytree(chosen / "hf", folder, dirs_exist_ok=True)
     typer.echo(f"{chosen / 'hf'} -> {out}")

@@ -201,7 +201,8 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class ServersConfig:
-    """Where scores come from. `url` empty: a Ray Serve application is started in the run's own cluster."""
+    """Where scores come from. `url` empty: a Ray Serve application is started in the run's own cluster. `token` is
+    saved with the configuration: leave it empty and set RAPPORT_REWARD_TOKEN to keep it out of the run's folder."""
 
     url: str = ""
     token: str = ""

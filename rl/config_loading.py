@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
-from rl.config import ConfigError, RunConfig
+from rl.config import ConfigError, RewardConfig, RewardMode, RunConfig
 from rl.typed_yaml import Presets
 
 PRESETS = Presets(Path(__file__).resolve().parent.parent / "configs", example="learner.lr=2e-6")
@@ -30,9 +33,22 @@ def load_config(preset: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def find_problems(config: RunConfig) -> Iterable[str]:
     """Yield what would stop this run later: ranges, then rules between keys."""
+    yield from (f"{key}={value}: must be a finite number" for key, value in _floats(config) if not math.isfinite(value))
     yield from _range_problems(config)
     yield from _share_problems(config)
     yield from _cross_problems(config)
+    yield from _part_problems(config)
+
+
+def _floats(config: Any, prefix: str = "") -> Iterator[tuple[str, float]]:
+    """Every number with a fraction in the tree, under its dotted key."""
+    for field in fields(config):
+        value, key = getattr(config, field.name), prefix + field.name
+        if is_dataclass(value):
+            yield from _floats(value, f"{key}.")
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, float):
+                yield key, number
 
 
 def _range_problems(config: RunConfig) -> Iterable[str]:
@@ -53,12 +69,16 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "reward.target_tokens": config.reward.target_tokens,
         "evaluation.max_prompts": config.evaluation.max_prompts,
         "evaluation.samples_per_prompt": config.evaluation.samples_per_prompt,
+        "warm_start.batch_conversations": config.warm_start.batch_conversations,
+        "model.lora.alpha": config.model.lora.alpha,
     }
     yield from (f"{key}={value}: must be 1 or more" for key, value in at_least_one.items() if value < 1)
     above_zero = {
         "learner.lr": config.learner.lr,
+        "warm_start.lr": config.warm_start.lr,
         "learner.max_grad_norm": config.learner.max_grad_norm,
         "learner.timeout_s": config.learner.timeout_s,
+        "learner.max_logprob_gap": config.learner.max_logprob_gap,
         "rollout.temperature": config.rollout.temperature,
         "rollout.timeout_s": config.rollout.timeout_s,
         "rollout.kv_cache_gib": config.rollout.kv_cache_gib,
@@ -70,7 +90,11 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
     not_negative = {
         "steps": config.steps,
         "epochs": config.epochs,
+        "seed": config.seed,
+        "learner.weight_decay": config.learner.weight_decay,
         "learner.loss.kl_coef": config.learner.loss.kl_coef,
+        "learner.loss.clip_ratio_low": config.learner.loss.clip_ratio_low,
+        "learner.loss.clip_ratio_high": config.learner.loss.clip_ratio_high,
         "learner.warmup_steps": config.learner.warmup_steps,
         "model.lora.rank": config.model.lora.rank,
         "warm_start.epochs": config.warm_start.epochs,
@@ -81,6 +105,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "rollout.retries": config.rollout.retries,
         "servers.retries": config.servers.retries,
         "evaluation.every": config.evaluation.every,
+        "evaluation.temperature": config.evaluation.temperature,
     }
     yield from (f"{key}={value}: must be 0 or more" for key, value in not_negative.items() if value < 0)
 
@@ -101,6 +126,11 @@ def _share_problems(config: RunConfig) -> Iterable[str]:
     for key, (value, low, high) in shares.items():
         if not low <= value <= high:
             yield f"{key}={value}: must lie between {low} and {high}"
+    if len(config.learner.betas) != 2:
+        yield f"learner.betas={list(config.learner.betas)}: AdamW takes two, such as [0.9,0.999]"
+    below_one = {"model.lora.dropout": (config.model.lora.dropout,), "learner.betas": config.learner.betas}
+    for key, values in below_one.items():
+        yield from (f"{key}: {value} must lie from 0 to below 1" for value in values if not 0 <= value < 1)
 
 
 def _cross_problems(config: RunConfig) -> Iterable[str]:
@@ -114,6 +144,42 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
             f"{config.learner.loss.correction.rollout_is}: the learner scores tokens under the full distribution, so "
             "importance weights would be wrong; set top_p=1.0 or rollout_is=none"
         )
+    if config.learner.minibatches > config.prompts_per_step:
+        yield (
+            f"learner.minibatches={config.learner.minibatches}: more than prompts_per_step={config.prompts_per_step}; "
+            "a minibatch would be empty"
+        )
+    loss = config.learner.loss
+    if not loss.norm_adv_by_std and not loss.advantage.startswith("grpo"):
+        yield (
+            f"learner.loss.norm_adv_by_std=False with learner.loss.advantage={loss.advantage}: only grpo and its kin "
+            "divide by the spread; leave it at true"
+        )
+    if config.steps == 0 and config.epochs == 0:
+        yield "steps=0 and epochs=0: nothing to train; set one of them"
+    if config.evaluation.temperature == 0 and config.evaluation.samples_per_prompt > 1:
+        yield (
+            f"evaluation.samples_per_prompt={config.evaluation.samples_per_prompt} with evaluation.temperature=0: all "
+            "would be the same reply; set samples_per_prompt=1, or a temperature above 0"
+        )
+    if config.evaluation.every and config.data.holdout_fraction == 0:
+        yield f"evaluation.every={config.evaluation.every} with data.holdout_fraction=0: no conversation is held out"
+    if config.name in ("", ".", "..") or "/" in config.name:
+        yield f"name={config.name!r}: must be a plain folder name"
+    yield from _reward_problems(config.reward)
+
+
+def _reward_problems(reward: RewardConfig) -> Iterable[str]:
+    gammas = (reward.gamma_kl, reward.gamma_entropy, reward.gamma_bigram, reward.gamma_trigram)
+    needs_variety = reward.mode in (RewardMode.diversity_only, RewardMode.quality_times_diversity)
+    if needs_variety and not (reward.weight and any(gammas)):
+        yield (
+            f"reward.mode={reward.mode.value} with reward.weight={reward.weight} and every reward.gamma_* at 0: all "
+            "replies would get the same reward; set one of them, such as reward.gamma_kl=1"
+        )
+
+
+def _part_problems(config: RunConfig) -> Iterable[str]:
     if config.rollout.gpu_share < 1 and config.rollout.tensor_parallel_size > 1:
         yield f"rollout.gpu_share={config.rollout.gpu_share}: a worker of several GPUs needs them whole"
     if config.learner.gpu_share <= 0.5 and config.learner.ranks > 1:
@@ -121,12 +187,12 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
             f"learner.gpu_share={config.learner.gpu_share}: two ranks would land on one GPU, which NCCL refuses; "
             "set it above 0.5, or learner.ranks=1"
         )
-    if config.learner.minibatches > config.prompts_per_step:
+    if "lm_head" in config.model.lora.target_modules:
+        yield "model.lora.target_modules: lm_head cannot be adapted, log-probabilities are read off it as it is"
+    if config.model.lora.rank and not config.model.lora.target_modules:
+        yield f"model.lora.rank={config.model.lora.rank} with no model.lora.target_modules: nothing would be trained"
+    if config.servers.url and config.servers.tagger:
         yield (
-            f"learner.minibatches={config.learner.minibatches}: more than prompts_per_step={config.prompts_per_step}; "
-            "a minibatch would be empty"
+            f"servers.tagger={config.servers.tagger} with servers.url={config.servers.url}: the servers there have a "
+            "tagger of their own; leave one of the two empty"
         )
-    if config.steps == 0 and config.epochs == 0:
-        yield "steps=0 and epochs=0: nothing to train; set one of them"
-    if not config.name or "/" in config.name:
-        yield f"name={config.name!r}: must be a plain folder name"

@@ -86,7 +86,8 @@ class EvalRun:
 
     def metrics(self) -> dict[str, float]:
         """Means over the replies, under `eval/`; one that does not exist (no previous turn anywhere) is left out."""
-        return {f"eval/{name}": value for name, value in summary(self.replies).items() if not math.isnan(value)}
+        values = summary(self.replies) | {"unscored": float(self.unscored)}
+        return {f"eval/{name}": value for name, value in values.items() if not math.isnan(value)}
 
     def line(self) -> str:
         """One line for the log."""
@@ -101,7 +102,8 @@ class EvalRun:
             "tokens",
             "truncated",
         )
-        return f"held out, step {self.step}: " + "  ".join(f"{name} {values[name]:.3f}" for name in shown)
+        unscored = f"  {self.unscored} replies without a score" if self.unscored else ""
+        return f"held out, step {self.step}: " + "  ".join(f"{name} {values[name]:.3f}" for name in shown) + unscored
 
 
 def evaluate(
@@ -115,7 +117,8 @@ def evaluate(
     """Sample `evaluation.samples_per_prompt` replies to each prompt and score them.
 
     Raises:
-        RolloutError, ScoringError: as in training; an evaluation is never made up of what is left.
+        RolloutError, ScoringError: as in training. Up to `servers.max_failed_fraction` of the replies may stay without
+            a score: they are left out, and `unscored` says how many.
     """
     sampling = Sampling(
         n=config.evaluation.samples_per_prompt,

@@ -1,6 +1,6 @@
 """From a configuration to a finished run: check all that can be checked without Ray, start the parts, train, close.
 
-prepare (no Ray): model folder, tokenizer, conversations, split, prompt lengths, names in the loss, server's health
+prepare (no Ray): run folder, conversations, split, model, tokenizer, servers, GPUs, prompt lengths, names in the loss
 run     (in Ray): reward servers -> tags of past turns -> warm start -> rollout workers and learners -> Trainer
 """
 
@@ -15,11 +15,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dialogue.conversation import Conversation
-from dialogue.loaders import load_conversations
 from dialogue.split import split_conversations
 from dialogue.tactics import TACTICS
 from rl.checkpoint import RunFolder
-from rl.config import ConfigError, PromptMode, RunConfig, ServersConfig
+from rl.checks import (
+    check_gpus,
+    check_loss,
+    check_model,
+    check_servers,
+    local_gpus,
+    open_tokenizer,
+    read_conversations,
+)
+from rl.config import ConfigError, PromptMode, RunConfig
 from rl.models import resolve_model
 from rl.prompts import PromptSet, TurnKey, asked, build_prompts, reply_examples, supporter_texts, trained_on
 from rl.tracking import RunLog, validate_trackers
@@ -78,35 +86,32 @@ def prepare(config: RunConfig) -> Prepared:
     """Check everything that can be known before Ray starts.
 
     Raises:
-        ConfigError, DataError, ModelError: with what to change.
+        ConfigError, ModelError, ModelUnsupportedError: with what to change.
     """
     validate_trackers(config.trackers)
     RunFolder(config).check()
-    train, held_out = _split(_conversations(config.data.path), config)
+    train, held_out = _split(read_conversations("data.path", config.data.path), config)
     lessons = _lessons(config, train, held_out)
     model_path = resolve_model(config.model.path)
-    from transformers import AutoTokenizer  # takes seconds: after the data and the model were found
-
-    tokenizer = AutoTokenizer.from_pretrained(model_path)
-    if not tokenizer.chat_template:
-        raise ConfigError(f"model.path={config.model.path}: its tokenizer has no chat template, which dialogue needs")
-    if config.servers.url:
-        _check_servers(config.servers)
-    elif config.servers.tagger:
-        _check_tagger(config.servers.tagger)
-    train_side, held_side, _ = (_longest_prompts(side, tokenizer, config) for side in (train, held_out, lessons))
+    tokenizer = open_tokenizer(config, model_path)
+    check_model(config, model_path)
+    check_servers(config.servers)
+    if (gpus := local_gpus()) is not None:
+        check_gpus(config, gpus)
+    train_side, held_side = (_longest_prompts(side, tokenizer, config) for side in (train, held_out))
+    if config.warm_start.data:
+        _longest_prompts(lessons, tokenizer, config)
     turns, held_turns = len(trained_on(train_side.prompts, config)), len(asked(held_side.prompts, config))
     crisis = len(asked(train_side.prompts, config)) - turns
     if config.prompts_per_step > turns:
-        raise ConfigError(f"prompts_per_step={config.prompts_per_step}: the training side has only {turns} prompts")
-    _check_loss(config)
+        raise ConfigError(
+            f"prompts_per_step={config.prompts_per_step}: the training side of {config.data.path} has only {turns} "
+            "prompts; lower it, or give more conversations"
+        )
+    check_loss(config)
     overlong = train_side.overlong + held_side.overlong
     sides = tuple(train), tuple(held_out), tuple(lessons)
     return Prepared(config, model_path, tokenizer, *sides, turns, held_turns, overlong, crisis)
-
-
-def _conversations(path: str) -> Sequence[Conversation]:
-    return load_conversations("starter" if path == "starter" else Path(path))
 
 
 def _lessons(
@@ -116,36 +121,13 @@ def _lessons(
     if not config.warm_start.data:
         return train
     kept_apart = {conversation.turns for conversation in held_out}
-    return [c for c in _conversations(config.warm_start.data) if c.turns not in kept_apart]
-
-
-def _check_loss(config: RunConfig) -> None:
-    """Last of the checks, because importing verl takes longer than all the others."""
-    from rl.advantage import validate_advantage
-    from rl.losses import validate_loss
-
-    validate_advantage(config.learner.loss.advantage)
-    validate_loss(config.learner.loss)
-
-
-def _check_tagger(folder: str) -> None:
-    from reward_servers.service_config import tagger_deployment
-
-    try:
-        tagger_deployment(folder)
-    except ValueError as error:
-        raise ConfigError(f"servers.tagger={folder}: {error}; leave it empty for the shipped encoder") from error
-
-
-def _check_servers(servers: ServersConfig) -> None:
-    from reward_servers.client import RewardServerError, check_url
-
-    try:
-        check_url(servers.url, servers.token, servers.timeout_s)
-    except (RewardServerError, ValueError) as error:
+    read = read_conversations("warm_start.data", config.warm_start.data)
+    lessons = [conversation for conversation in read if conversation.turns not in kept_apart]
+    if not lessons:
         raise ConfigError(
-            f"servers.url={servers.url}: {error}; start the server, or leave servers.url empty"
-        ) from error
+            f"warm_start.data={config.warm_start.data}: every conversation of it is held out; give others"
+        )
+    return lessons
 
 
 def _split(
@@ -275,27 +257,6 @@ def _warm_started(
             losses = warm_start(config, prepared.model_path, examples, target.resolve(), progress)
         log.say(f"warm start: loss {losses[0]:.2f} -> {losses[-1]:.2f} nats per token in {len(losses)} updates")
     return target.resolve()
-
-
-def check_gpus(config: RunConfig, gpus: float) -> None:
-    """Refuse what would wait for ever.
-
-    Args:
-        gpus: those of the cluster; 0 means that all runs on CPU.
-
-    Raises:
-        ConfigError: there are GPUs, but fewer than the workers and ranks ask for.
-    """
-    from rl.rollout_handle import worker_gpus
-
-    rollout = config.rollout.workers * worker_gpus(config.rollout)
-    learner = config.learner.ranks * config.learner.gpu_share
-    if gpus and rollout + learner > gpus:
-        raise ConfigError(
-            f"rollout.workers={config.rollout.workers} take {rollout:g} GPUs and learner.ranks={config.learner.ranks} "
-            f"{learner:g}, but the cluster has {gpus:g}: lower them, or let a worker and a rank share one with "
-            "rollout.gpu_share=0.4 learner.gpu_share=0.6"
-        )
 
 
 def _start_workers(config: RunConfig, model_path: Path, scorer: BlockingScorer, on_exit: ExitStack) -> Workers:

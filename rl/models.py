@@ -7,6 +7,7 @@ temporary name and then renamed, so an interrupted or a concurrent build never l
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import importlib.util
 import json
@@ -61,7 +62,9 @@ def resolve_model(name: str) -> Path:
     if HUB_ID.fullmatch(name) and not name.startswith((".", "~")):
         return _from_hub(name)
     known = ", ".join(KNOWN_MODELS)
-    raise ModelError(f"model {name!r} is neither a folder, nor a hub id (owner/name), nor one of: {known}")
+    close = difflib.get_close_matches(name, KNOWN_MODELS, n=1)
+    hint = f" (did you mean {close[0]}?)" if close else ""
+    raise ModelError(f"model {name!r}{hint} is neither a folder, nor a hub id (owner/name), nor one of: {known}")
 
 
 def cache_folder() -> Path:
@@ -176,6 +179,7 @@ def _from_hub(name: str) -> Path:
         OfflineModeIsEnabled,
         HfHubHTTPError,
         OSError,
+        ValueError,  # a name that the hub would not give
     ) as error:
         raise ModelError(
             f"model {name!r} is not in the local hub cache and could not be fetched ({type(error).__name__}: {error}). "
@@ -223,8 +227,13 @@ def _build_once(name: str, build: Callable[[Path], None]) -> Path:
     target = cache_folder() / name
     if target.is_dir():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=target.parent))
+    except OSError as error:
+        raise ModelError(
+            f"{target.parent} cannot be written ({error.strerror}): set RAPPORT_CACHE to a folder"
+        ) from error
     try:
         build(partial)
         partial.chmod(0o755)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from contextlib import ExitStack
 
@@ -36,12 +37,17 @@ class BlockingScorer:
         return tactics
 
 
+def token_of(servers: ServersConfig) -> str:
+    """What the servers at `url` are shown: `servers.token`, or RAPPORT_REWARD_TOKEN as `rapport serve` reads it."""
+    return servers.token or os.environ.get("RAPPORT_REWARD_TOKEN", "")
+
+
 def start_scorer(config: RunConfig, on_exit: ExitStack) -> BlockingScorer:
     """Start the reward servers in this run's cluster, or connect to those at `servers.url`."""
     servers = config.servers
     policy = RetryPolicy(timeout_s=servers.timeout_s, retries=servers.retries)
     if servers.url:
-        return BlockingScorer(RewardClient.over_http(servers.url, servers.token, policy))
+        return BlockingScorer(RewardClient.over_http(servers.url, token_of(servers), policy))
     return BlockingScorer(_start_servers(servers, policy, on_exit))
 
 

@@ -19,6 +19,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
+from dialogue.in_process_vllm import prepare_process
 from dialogue.thinking import strip_thinking
 from rl.config import AdapterUse, LoraConfig, RunConfig
 from rl.types import Rollout, StopReason
@@ -86,11 +87,7 @@ class RolloutWorker:
     @_errors_as_text()
     def setup(self, config: RunConfig, model_path: Path, neighbours: int, gpu: bool) -> None:
         """Load the model. `neighbours`: rollout workers on this node, which share its cores on CPU."""
-        os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-        os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-        os.environ["VLLM_NO_USAGE_STATS"] = "1"
-        if not gpu:  # vLLM compiles one small sampler function for 18 s, which saves nothing measurable
-            os.environ["TORCH_COMPILE_DISABLE"] = "1"
+        prepare_process(gpu=gpu)
         import torch
 
         if not gpu:

@@ -1,7 +1,8 @@
 """What a run writes while it goes: metrics, samples, TensorBoard or wandb, and what a person sees on the terminal.
 
-`metrics.jsonl` has one line per step and per evaluation, `samples.jsonl` one per rollout trained on, with every
-component of its reward. After a resume the lines past the checkpoint are dropped, so no step is ever listed twice.
+`metrics.jsonl` has one line per step and per evaluation, `samples.jsonl` one per scored rollout, trained on or not,
+with every component of its reward. After a resume the lines past the checkpoint are dropped and TensorBoard is told to
+forget them, so no step is ever listed twice.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from rl.config import ConfigError
@@ -28,6 +30,10 @@ Progress = Callable[[int, int], None]
 class Tracker(Protocol):
     """Somewhere that takes numbers by name and step."""
 
+    def rewind(self, step: int) -> None:
+        """Called once, before the first `log`: what an earlier start logged after `step` is done again."""
+        ...
+
     def log(self, metrics: Mapping[str, float], step: int) -> None: ...
 
     def close(self) -> None: ...
@@ -39,7 +45,14 @@ class TensorBoardTracker:
     def __init__(self, folder: Path) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        self._writer = SummaryWriter(str(folder / "tensorboard"))
+        self._folder = str(folder / "tensorboard")
+        self._writer = SummaryWriter(self._folder)
+
+    def rewind(self, step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._writer.close()
+        self._writer = SummaryWriter(self._folder, purge_step=step + 1)  # TensorBoard hides older files' later steps
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         for name, value in metrics.items():
@@ -63,6 +76,9 @@ class WandbTracker:
             dir=str(folder),
             resume="allow",
         )
+
+    def rewind(self, step: int) -> None:
+        """Nothing: wandb refuses steps that it has, and those that are done again give the same numbers."""
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
         self._run.log(dict(metrics), step=step)
@@ -99,6 +115,8 @@ class RunLog:
             if path.is_file():
                 kept = [line for line in _complete_lines(path) if json.loads(line)["step"] <= step]
                 write_atomically(path, "".join(f"{line}\n" for line in kept))
+        for tracker in self._trackers:
+            tracker.rewind(step)
 
     def metrics(self, step: int, values: Mapping[str, float]) -> None:
         _append(self._folder / "metrics.jsonl", [{"step": step, **values}])
@@ -114,7 +132,7 @@ class RunLog:
     def say(self, text: str) -> None:
         """One line for a person, on the terminal and in train.log."""
         self._file.write(f"{time.strftime('%H:%M:%S')} {text}\n")
-        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {text}", soft_wrap=True)
+        self.console.print(f"[dim]{time.strftime('%H:%M:%S')}[/dim] {escape(text)}", soft_wrap=True)
 
     def show(self, table: Table) -> None:
         """A table, on the terminal and in train.log."""

@@ -124,6 +124,7 @@ class Trainer:
         checkpoint = self.folder.latest()
         if checkpoint is None:
             self.log.rewind(0)
+            EvalRun.forget_after(self.folder.path, 0)
             return
         state = RunFolder.load_state(checkpoint)
         self.queue.restore(state.queue)
@@ -181,9 +182,9 @@ class Trainer:
         gap = learned.get("logprob_diff_mean", 0.0)
         if gap > self.config.learner.max_logprob_gap:
             raise TrainingError(
-                f"step {self.step}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} on "
-                f"average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no longer "
-                "hold the same policy. Compare model.dtype of both sides, or use float32 to find the cause"
+                f"step {self.step + 1}: log-probabilities of the rollout workers and the learner differ by {gap:.3f} "
+                f"on average, more than learner.max_logprob_gap={self.config.learner.max_logprob_gap}: the two no "
+                "longer hold the same policy. Compare model.dtype of both sides, or use float32 to find the cause"
             )
 
     def _due(self, every: int) -> bool:
@@ -212,4 +213,8 @@ def _step_line(step: int, total: int, metrics: dict[str, float]) -> str:
     times = "  ".join(f"{name[5:]} {value:.1f}s" for name, value in metrics.items() if name.startswith("time/"))
     shown = {"reward": "reward/mean", "empathy": "reward/quality", "D_KL": "reward/d_kl", "KL": "learner/kl"}
     values = "  ".join(f"{label} {metrics[name]:.3f}" for label, name in shown.items() if name in metrics)
-    return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}  |  {times}"
+    lost = {"flat groups": "groups/zero_variance", "asked again": "groups/handed_back"}
+    notes = "".join(
+        f"  {label} {metrics[name]:.0f}/{metrics['groups/asked']:.0f}" for label, name in lost.items() if metrics[name]
+    )
+    return f"step {step}/{total}  {values}  tokens {metrics['rollout/tokens_mean']:.0f}{notes}  |  {times}"

@@ -20,13 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+from rl.checkpoint import check_same_run, check_writable
 from rl.files import folder_at_once, write_atomically
-from rl.typed_yaml import changed_keys, to_yaml
-from sft.config import ConfigError
+from rl.typed_yaml import to_yaml
 
 _STEP_FOLDER = re.compile(r"step-(\d{6,})")
 # Keys that may change between two starts of the same run without changing what a step does.
-_FREE_KEYS = ("save_every", "keep_checkpoints", "resume", "tensorboard", "output_dir", "name")
+_FREE_KEYS = frozenset(("save_every", "keep_checkpoints", "resume", "tensorboard", "output_dir", "name"))
 
 
 class CheckpointError(RuntimeError):
@@ -70,19 +70,8 @@ class RunFolder:
         Raises:
             ConfigError: the folder holds a run and resuming is off or the configuration has changed.
         """
-        saved = self.path / "config.yaml"
-        if not saved.is_file():
-            return
-        if not self._config.resume:
-            raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
-        default, now = to_yaml(type(self._config)()), to_yaml(self._config)
-        differences = changed_keys(default, saved.read_text(encoding="utf-8"), now)
-        changed = [f"{key}: {change}" for key, change in differences.items() if key not in _FREE_KEYS]
-        if changed:
-            raise ConfigError(
-                f"{self.path} was started with another configuration ({', '.join(changed)}): set these back, or "
-                "choose another name="
-            )
+        check_writable(self.path)
+        check_same_run(self.path, type(self._config)(), self._config, _FREE_KEYS, resume=self._config.resume)
 
     def prepare(self) -> None:
         """`check`, then create the folder and clear away what an interrupted checkpoint left."""

@@ -18,6 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from dialogue.in_process_vllm import prepare_process
 from dialogue.tactics import Tactic
 from reward_servers.lora_tagger.folder import EngineDtype, EngineSettings, LoraTaggerFolderError, check_adapter
 
@@ -125,14 +126,11 @@ class AnswerEngine:
 
 
 def _load(base: str, adapters: Mapping[Tactic, Path], settings: EngineSettings, max_tokens: int) -> Any:
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-    os.environ["VLLM_ENABLE_V1_MULTIPROCESSING"] = "0"
-    os.environ["VLLM_NO_USAGE_STATS"] = "1"
     import torch
 
     gpu = torch.cuda.is_available()
+    prepare_process(gpu=gpu)
     if not gpu:
-        os.environ["TORCH_COMPILE_DISABLE"] = "1"  # vLLM compiles one small function for many seconds, for nothing
         os.environ.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # the caller decides on threads and cores
     from vllm import LLM
 

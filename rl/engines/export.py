@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import shutil
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from rl.config import ModelConfig
+from rl.files import folder_at_once
 
 ADAPTER = "adapter"  # the folder beside the merged weights
 
@@ -25,28 +24,16 @@ def export(folder: Path, weights: Mapping[str, torch.Tensor], base: Path, config
     if not config.lora.rank:
         save_model(folder, weights, base)
         return
-    with _renamed_at_the_end(folder) as partial:
+    with folder_at_once(folder) as partial:
         _merged(weights, base, config, partial).save_pretrained(partial)
         save_companions(base, partial)
 
 
 def save_model(folder: Path, weights: Mapping[str, torch.Tensor], base: Path) -> None:
     """The same for full weights under Hugging Face names."""
-    with _renamed_at_the_end(folder) as partial:
+    with folder_at_once(folder) as partial:
         _filled(weights, base).save_pretrained(partial)
         save_companions(base, partial)
-
-
-@contextmanager
-def _renamed_at_the_end(folder: Path) -> Iterator[Path]:
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    partial = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-    try:
-        yield partial
-        partial.chmod(0o755)
-        _replace(folder, partial)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
 
 
 def save_companions(base: Path, folder: Path) -> None:
@@ -57,16 +44,6 @@ def save_companions(base: Path, folder: Path) -> None:
     generation = base / "generation_config.json"
     if generation.is_file():
         shutil.copyfile(generation, folder / generation.name)
-
-
-def _replace(folder: Path, partial: Path) -> None:
-    if not folder.exists():
-        partial.rename(folder)
-        return
-    old = Path(tempfile.mkdtemp(prefix=f".{folder.name}-old-", dir=folder.parent))
-    folder.rename(old / "old")
-    partial.rename(folder)
-    shutil.rmtree(old)
 
 
 def _filled(weights: Mapping[str, torch.Tensor], base: Path) -> Any:

@@ -149,11 +149,15 @@ def _load(path: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     attention.register()
     lm = AutoModelForCausalLM.from_pretrained(path, dtype=dtype, attn_implementation=attention.NAME)
-    reason = _unsupported(lm)
-    if reason:
-        raise ModelUnsupportedError(f"model {path}: {reason}; its log-probs would be wrong, so it is refused")
+    refuse_unsupported(lm, path)
     lm.set_output_embeddings(ReplyHead.adopt(lm.get_output_embeddings()))
     return lm
+
+
+def refuse_unsupported(lm: PreTrainedModel, path: Path) -> None:
+    """Raise ModelUnsupportedError where the log-probs of `lm`, read from `path`, would be computed wrongly."""
+    if reason := _unsupported(lm):
+        raise ModelUnsupportedError(f"model {path}: {reason}; its log-probs would be wrong, so it is refused")
 
 
 def _unsupported(lm: PreTrainedModel) -> str:

@@ -9,12 +9,16 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 from pathlib import Path
 from unittest import mock
 
 import pytest
 
 import rapport
+from dialogue.loaders import load_conversations
+from dialogue.split import split_conversations
+from rl.config_loading import PRESETS
 
 
 def run(*arguments: str) -> tuple[int, str, str]:
@@ -71,6 +75,82 @@ def test_a_missing_data_file(quick):
 
 def test_a_missing_file_for_the_warm_start(quick):
     assert "elsewhere.jsonl: there is no such file" in refused(*quick, "warm_start.data=elsewhere.jsonl")
+
+
+@pytest.mark.parametrize("preset", [name for name in PRESETS.names() if name.startswith("mint")])
+def test_a_paper_preset_without_its_data_names_the_key_and_what_it_takes(preset, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    error = refused("train", preset, "--dry-run")
+    assert "data.path=conversations_322.json: there is no such file; data.path takes a JSON array" in error
+    assert "for example data.path=" in error
+
+
+def test_a_folder_or_nothing_instead_of_data(quick, tmp_path):
+    assert f"data.path={tmp_path}: it is a folder; data.path takes" in refused(*quick, f"data.path={tmp_path}")
+    assert "data.path=: it is empty" in refused(*quick, "data.path=")
+
+
+def test_a_model_folder_in_which_something_is_missing(quick, tmp_path, tiny_model):
+    def copy_without(name: str, *patterns: str) -> str:
+        shutil.copytree(tiny_model, tmp_path / name, ignore=shutil.ignore_patterns(*patterns))
+        return f"model.path={tmp_path / name}"
+
+    assert "has no config.json" in refused(*quick, copy_without("a", "config.json"))
+    assert "holds no tokenizer" in refused(*quick, copy_without("b", "tokenizer.json"))
+    assert "holds no weights" in refused(*quick, copy_without("c", "*.safetensors"))
+    chatless = copy_without("d", "chat_template*")
+    settings = tmp_path / "d" / "tokenizer_config.json"
+    kept = {key: value for key, value in json.loads(settings.read_text()).items() if key != "chat_template"}
+    settings.write_text(json.dumps(kept))
+    assert "has no chat template" in refused(*quick, chatless)
+
+
+def test_a_model_name_with_a_slip(quick):
+    assert "did you mean smollm2-135m?" in refused(*quick, "model.path=smollm2-135")
+
+
+def test_more_tokens_than_the_model_reads(quick):
+    error = refused(*quick, "rollout.max_prompt_tokens=5000")
+    assert "reads 4096 tokens at most" in error
+
+
+def test_no_room_for_one_prompt_in_the_cache(quick):
+    error = refused(*quick, "rollout.kv_cache_gib=0.001")  # 2 x 4 layers x 2 heads x 64 x 4 bytes x 1048 tokens
+    assert "keys and values of one prompt and reply of 1048 tokens take 0.004 GiB; raise it" in error
+
+
+def test_adapters_for_layers_that_the_model_does_not_have(quick):
+    error = refused(*quick, "model.lora.rank=4", "model.lora.target_modules=[q_proj,query]")
+    assert "has no query; it has down_proj, gate_proj" in error
+
+
+def test_a_model_over_several_gpus_where_there_is_none(quick):
+    with mock.patch("torch.cuda.device_count", return_value=0):
+        assert "tensor_parallel_size=2" in refused(*quick, "rollout.tensor_parallel_size=2")
+
+
+def test_more_gpus_than_there_are(quick):
+    with mock.patch("torch.cuda.device_count", return_value=2):
+        assert "but the cluster has 2" in refused(*quick, "learner.ranks=4")
+
+
+def test_an_output_folder_that_is_a_file(quick, tmp_path):
+    (tmp_path / "taken").write_text("")
+    assert "taken is a file" in refused(*quick, f"output_dir={tmp_path / 'taken'}")
+
+
+def test_a_saved_configuration_that_cannot_be_read(quick, tmp_path):
+    (tmp_path / "tiny").mkdir()
+    (tmp_path / "tiny" / "config.yaml").write_text("- not\n- ours\n")
+    assert "config.yaml: not a mapping" in refused(*quick)
+
+
+def test_lessons_that_are_all_held_out(quick, tmp_path):
+    data = conversations(tmp_path / "d.jsonl", *(talk(f"t{i}", f"hi {i}", "yes") for i in range(12)))
+    held = split_conversations(load_conversations(tmp_path / "d.jsonl"), 0.2, 0)[1]
+    conversations(tmp_path / "held.jsonl", *(talk(c.id, *(turn.text for turn in c.turns)) for c in held))
+    error = refused(*quick, data, f"warm_start.data={tmp_path / 'held.jsonl'}")
+    assert "every conversation of it is held out" in error
 
 
 def test_a_malformed_conversation(quick, tmp_path):

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from rl.checkpoint import RunFolder, TrainState
-from rl.config import ConfigError, RunConfig
+from rl.config import ConfigError, RunConfig, ServersConfig
 from rl.tracking import RunLog, read_lines, validate_trackers
 
 
@@ -109,6 +109,36 @@ def test_tensorboard_gets_the_numbers(tmp_path):
     events.Reload()
     (event,) = events.Scalars("reward/mean")
     assert (event.step, event.value) == (7, 0.25)
+
+
+def test_tensorboard_forgets_the_steps_that_a_resumed_run_does_again(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    killed = RunLog(tmp_path, ("tensorboard",))
+    for step in (1, 2, 3):
+        killed.metrics(step, {"reward/mean": 0.25})
+    killed.close()
+    resumed = RunLog(tmp_path, ("tensorboard",))
+    resumed.rewind(1)
+    resumed.metrics(2, {"reward/mean": 0.5})
+    resumed.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard"))
+    events.Reload()
+    assert [(event.step, event.value) for event in events.Scalars("reward/mean")] == [(1, 0.25), (2, 0.5)]
+
+
+def test_square_brackets_are_said_as_they_are(tmp_path, capsys):
+    log = RunLog(tmp_path, ())
+    log.say("data models/[v2]/x")
+    log.close()
+    assert "models/[v2]/x" in capsys.readouterr().out
+
+
+def test_the_tagger_may_not_change_under_a_run_but_the_address_of_the_servers_may(config):
+    RunFolder(config).prepare()
+    RunFolder(replace(config, servers=ServersConfig(url="http://elsewhere", retries=9))).check()
+    with pytest.raises(ConfigError, match=r"servers\.tagger"):
+        RunFolder(replace(config, servers=ServersConfig(tagger="other"))).check()
 
 
 def test_an_unknown_tracker_is_refused():
