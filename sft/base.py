@@ -63,16 +63,14 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
 
     Raises:
         ConfigError: nf4 is asked for where it cannot run.
-        BaseModelError: its output layer is not a plain matrix product.
+        BaseModelError: it cannot be opened, or its output layer is not a plain matrix product.
     """
-    from transformers import AutoModelForCausalLM
-
     be_quiet()
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if config.quantisation is Quantisation.nf4:
         check_nf4(device)
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": device.index or 0}}
-    lm = AutoModelForCausalLM.from_pretrained(path, **options).requires_grad_(False)
+    lm = open_weights(path, **options).requires_grad_(False)
     reason = not_plain_logits(lm)
     if reason:
         raise BaseModelError(f"model {path}: {reason}; its losses would be wrong, so it is refused")
@@ -80,6 +78,17 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
         lm.gradient_checkpointing_enable({"use_reentrant": False})
         lm.enable_input_require_grads()
     return lm if config.quantisation is Quantisation.nf4 else lm.to(device)
+
+
+def open_weights(path: Path, **options: Any) -> Any:
+    """A causal language model. Raises BaseModelError where the folder holds none that transformers opens."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise BaseModelError(f"model {path}: transformers cannot open it ({error})") from error
 
 
 def check_nf4(device: torch.device) -> None:

@@ -48,6 +48,8 @@ def chat(
     from sft.chat.style import parse_style
 
     style = parse_style(tone, persona)
+    if once is not None and not once.strip():
+        raise typer.BadParameter("the turn is empty: write something to be answered", param_hint="--once")
     from sft.base import be_quiet
     from sft.chat.companion import ChatOptions, Companion
     from sft.chat.loop import Printing, run_script, run_terminal

@@ -144,6 +144,21 @@ def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bo
     return Shown("\n\n".join(filter(None, parts)), fixed, tuple(map(str, missing)))
 
 
+def without_resources(text: str, resources: Resources) -> str:
+    """A reply as it was shown, less the lines and sentences that name a service of ours.
+
+    "Suicide & Crisis Lifeline: call 988" is no question about suicide, and a yes after it answers none.
+    """
+    lines = {str(line) for line in resources.lines}
+    known = {_key(line.contact) for line in resources.lines}
+    # Line by line: where a line ends without a full stop, a question after it would go with it.
+    return "\n".join(
+        drop_sentences(line, lambda sentence: bool(known & set(map(_key, _contacts(sentence)))))
+        for line in text.splitlines()
+        if line not in lines
+    )
+
+
 def _block(verdict: Verdict, resources: Resources, missing: tuple[Line, ...]) -> str:
     """What code adds: the worry, the lines that are missing, and the emergency number; it first where it is urgent."""
     phrases = resources.phrases
