@@ -75,7 +75,8 @@ def load_model(folder: str | Path, device: torch.device | None = None) -> Loaded
     if merged:
         config = replace(config, model=replace(config.model, path=str(place), quantisation=Quantisation.none))
     base = resolve_model(config.model.path)
-    model = build_model(config, base, device or pick_device())
+    reading = replace(config, model=replace(config.model, gradient_checkpointing=False))
+    model = build_model(reading, base, device or pick_device())
     if merged:  # the adapter is in the weights; the new one changes nothing
         load_heads(model, place)
     else:

@@ -223,14 +223,18 @@ class Companion:
         return _Written(raw, draft, reading, reflection, summary)
 
     def _messages(self, system: Sequence[str], said: str, summary: str) -> list[Message]:
-        """What the model is asked; the earliest exchanges are left out where they would leave no room for the reply."""
-        memory, wanted = self.options.memory, self.options.sampling.max_new_tokens
+        """What the model is asked; the earliest exchanges are left out where they would leave no room for the reply.
+
+        Room is `max_new_tokens`, or half of what there is without them where that is less.
+        """
+        memory, room = self.options.memory, self._speaker.room
         starts = range(0, len(self._history) + 1 if memory.keeps_turns else 1, 2)
 
         def asked(start: int) -> list[Message]:
             return chat_prompt(system, said, self._history[start:], summary, memory)
 
-        place = bisect.bisect_left(starts, True, key=lambda start: self._speaker.room(asked(start)) >= wanted)
+        wanted = min(self.options.sampling.max_new_tokens, room(asked(starts[-1])) // 2)
+        place = bisect.bisect_left(starts, True, key=lambda start: room(asked(start)) >= wanted)
         return asked(starts[min(place, len(starts) - 1)])
 
     def _as_heard(self) -> tuple[Turn, ...]:

@@ -45,6 +45,9 @@ _AGREES = re.compile(
 )
 _FIRST_PERSON = re.compile(r"\bi(?:'m|'d|'ve|'ll)?\b")
 _SECOND_PERSON = re.compile(r"\byou(?:'re|'d|'ve|'ll)?\b")
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no blanks between words: two characters count as one.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|(?:(?![{_UNSPACED}])[^\W\d_])+(?:['’][^\W\d_]+)?")
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
 
 
@@ -108,7 +111,7 @@ def is_usable(text: str) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    words = [word.casefold() for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text)]
+    words = [word.casefold() for word in _WORD.findall(text)]
     if len(words) < _ENOUGH_WORDS or "\ufffd" in text:
         return False
     solid = re.sub(r"\s", "", text)

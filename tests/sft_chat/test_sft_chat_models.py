@@ -57,6 +57,19 @@ def test_an_interrupted_run_is_talked_with_through_its_newest_checkpoint(run: Pa
     assert load_speaker(str(run), CPU).has_heads
 
 
+def test_a_run_with_gradient_checkpointing_talks_like_any_other(tiny_model: Path, tmp_path: Path) -> None:
+    from sft.config_loading import load_config
+    from sft.model import build_model
+
+    config = load_config("quickstart", [f"model.path={tiny_model}", "model.gradient_checkpointing=true"])
+    save_model(build_model(config, tiny_model, CPU), config, tmp_path)
+    speaker = load_speaker(str(tmp_path), CPU)
+    assert not speaker._lm.is_gradient_checkpointing
+    asked: list[Message] = [{"role": "user", "content": "I lost my keys."}]
+    plain = load_speaker(str(tiny_model), CPU)
+    assert speaker.write(asked, Sampling(4), 0) == plain.write(asked, Sampling(4), 0)  # the adapter is new
+
+
 def test_a_template_that_forgets_the_system_prompt_still_shows_the_model_what_is_hidden(tiny_model: Path) -> None:
     speaker = load_speaker(str(tiny_model), CPU)
     forgets = copy.copy(speaker.tokenizer)
@@ -70,13 +83,13 @@ def test_a_template_that_forgets_the_system_prompt_still_shows_the_model_what_is
 
 
 class Short:
-    """A speaker whose model takes 600 characters."""
+    """A speaker whose model takes 900 characters."""
 
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer, self.system, self.asked = tokenizer, "Be kind.", list[list[Message]]()
 
     def room(self, messages: list[Message]) -> int:
-        return 600 - len(json.dumps(messages))
+        return 900 - len(json.dumps(messages))
 
     def read(self, turns: Any) -> Any:
         from sft.chat.speaker import Reading
@@ -89,9 +102,10 @@ class Short:
         return "That sounds hard, I am here."
 
 
-def test_a_kept_history_loses_its_earliest_exchanges_and_the_talk_goes_on(tiny_model: Path) -> None:
+@pytest.mark.parametrize("longest", [8, 5000])
+def test_a_kept_history_loses_its_earliest_exchanges_and_the_talk_goes_on(tiny_model: Path, longest: int) -> None:
     speaker = Short(load_speaker(str(tiny_model), CPU).tokenizer)
-    options = ChatOptions(memory=MemoryMode.HISTORY, sampling=Sampling(8))
+    options = ChatOptions(memory=MemoryMode.HISTORY, sampling=Sampling(longest))
     talk = Companion(speaker, options)  # type: ignore[arg-type]
     for number in range(8):
         talk.reply(f"Nobody came to party {number}.")
