@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -80,6 +81,17 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
     return lm if config.quantisation is Quantisation.nf4 else lm.to(device)
 
 
+def open_config(path: Path) -> Any:
+    """The configuration of a base, that of its text part if it has several. Raises BaseModelError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path).get_text_config()
+    except (OSError, ValueError) as error:
+        said = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise BaseModelError(f"model {path}: transformers cannot read its configuration ({said})") from error
+
+
 def open_weights(path: Path, **options: Any) -> Any:
     """A causal language model. Raises BaseModelError where the folder holds none that transformers opens."""
     from safetensors import SafetensorError
@@ -88,7 +100,8 @@ def open_weights(path: Path, **options: Any) -> Any:
     try:
         return AutoModelForCausalLM.from_pretrained(path, **options)
     except (OSError, ValueError, SafetensorError) as error:
-        raise BaseModelError(f"model {path}: transformers cannot open it ({error})") from error
+        said = textwrap.shorten(str(error), 300, placeholder=" ...")  # one lists every architecture there is
+        raise BaseModelError(f"model {path}: transformers cannot open it ({said})") from error
 
 
 def check_nf4(device: torch.device) -> None:

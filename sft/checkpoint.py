@@ -20,6 +20,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol
 
+import yaml
+
 from rl.files import folder_at_once, write_atomically
 from rl.typed_yaml import changed_keys, to_yaml
 from sft.config import ConfigError
@@ -71,12 +73,14 @@ class RunFolder:
             ConfigError: the folder holds a run and resuming is off or the configuration has changed.
         """
         saved = self.path / "config.yaml"
+        if self.path.exists() and not self.path.is_dir():
+            raise ConfigError(f"{self.path} is a file, but the run's folder would go there: choose another name=")
         if not saved.is_file():
             return
         if not self._config.resume:
             raise ConfigError(f"{self.path} already holds a run: choose another name=, or resume=true to go on")
         default, now = to_yaml(type(self._config)()), to_yaml(self._config)
-        differences = changed_keys(default, saved.read_text(encoding="utf-8"), now)
+        differences = changed_keys(default, _mapping_in(saved), now)
         changed = [f"{key}: {change}" for key, change in differences.items() if key not in _FREE_KEYS]
         if changed:
             raise ConfigError(
@@ -139,3 +143,15 @@ class RunFolder:
     @staticmethod
     def load_state(checkpoint: Path) -> dict[str, Any]:
         return json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
+
+
+def _mapping_in(file: Path) -> str:
+    """The text of a YAML file with keys and values. Raises ConfigError where it is none."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{file}: not valid YAML ({error}); choose another name=, or remove that folder") from error
+    if not isinstance(content, dict):
+        raise ConfigError(f"{file}: no keys and values in it; choose another name=, or remove that folder")
+    return text

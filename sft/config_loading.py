@@ -91,7 +91,8 @@ def _range_problems(config: SftConfig) -> Iterable[str]:
         "optimizer.warmup": optimizer.warmup,
         "model.lora.dropout": config.model.lora.dropout,
         "model.heads.dropout": heads.dropout,
-        "optimizer.betas[0]": optimizer.betas[0],
-        "optimizer.betas[1]": optimizer.betas[1],
+        **{f"optimizer.betas[{place}]": beta for place, beta in enumerate(optimizer.betas)},
     }
+    if len(optimizer.betas) != 2:
+        yield f"optimizer.betas={list(optimizer.betas)}: must be two numbers, such as [0.9,0.999]"
     yield from (f"{key}={value}: must lie from 0 to below 1" for key, value in shares.items() if not 0 <= value < 1)

@@ -14,7 +14,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any, Protocol
 
 import torch
@@ -107,9 +106,10 @@ class Stepper(ABC):
         load_weights(self.model, checkpoint)
         try:
             tensors = torch.load(checkpoint / OPTIMIZER, map_location=self.model.device, weights_only=True)
-        except (OSError, RuntimeError, EOFError, UnpicklingError) as error:
+        except Exception as error:  # an unpickler raises whatever a torn file makes it stumble over
             raise CheckpointError(
-                f"{checkpoint / OPTIMIZER} cannot be read ({error}); remove {checkpoint} to go on from the one before"
+                f"{checkpoint / OPTIMIZER} cannot be read ({type(error).__name__}: {error}); remove {checkpoint} "
+                "to go on from the one before"
             ) from error
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.scaler.load_state_dict(tensors["scaler"])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sft.base import BaseModelError
+from sft.base import open_config
 from sft.config import ConfigError
 
 
@@ -20,13 +20,7 @@ def check_positions(base: Path, tokens: int, key: str, before: int = 0) -> None:
         ConfigError: it is too long.
         BaseModelError: the base's configuration cannot be read.
     """
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(base)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"model {base}: transformers cannot read its configuration ({error})") from error
-    positions = getattr(config.get_text_config(), "max_position_embeddings", None)
+    positions = getattr(open_config(base), "max_position_embeddings", None)
     if positions is None or tokens + before <= positions:
         return
     behind = f" behind {before} of the safety rules" if before else ""

@@ -154,7 +154,7 @@ def load_tokenizer(base: Path) -> PreTrainedTokenizerBase:
 
     try:
         return AutoTokenizer.from_pretrained(base)
-    except (OSError, ValueError) as error:
+    except Exception as error:  # tokenizers raises Exception itself for a file that it cannot parse
         raise BaseModelError(f"model {base}: no tokenizer could be read ({error})") from error
 
 

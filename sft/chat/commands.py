@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -65,6 +66,8 @@ def chat(
         elif sys.stdin.isatty():
             run_terminal(companion, printing)
         else:
+            if isinstance(sys.stdin, TextIOWrapper):
+                sys.stdin.reconfigure(errors="replace")  # a byte that is no text leaves no turn unanswered
             run_script(companion, sys.stdin, printing)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -179,7 +179,7 @@ class Companion:
         Raises:
             ChatError: the turn is empty or too long for the model; outside a crisis only.
         """
-        said = text.strip()
+        said = _whole(text).strip()
         if not said:
             raise ChatError("the turn is empty: write something to be answered")
         verdict, failure = detect(said, self._as_heard()), ""
@@ -271,6 +271,11 @@ class Companion:
         self._history = (*self._history, Turn(Role.SEEKER, said), Turn(Role.SUPPORTER, reply.text))
         if reply.emotion is not None:
             self._feelings = (*self._feelings, reply.emotion.value)
+
+
+def _whole(text: str) -> str:
+    """Valid Unicode: halves of a pair are put together, or replaced where the other half is missing."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _first_line(text: str) -> str:

@@ -144,6 +144,8 @@ def _problems(config: DpoConfig) -> Iterable[str]:
     yield from (f"{key}={value}: must be 0 or more" for key, value in not_negative.items() if not 0 <= value < math.inf)
     shares = {"optimizer.warmup": (optimizer.warmup, 1.0), "loss.label_smoothing": (loss.label_smoothing, 0.5)}
     shares |= {f"optimizer.betas[{i}]": (beta, 1.0) for i, beta in enumerate(optimizer.betas)}
+    if len(optimizer.betas) != 2:
+        yield f"optimizer.betas={list(optimizer.betas)}: must be two numbers, such as [0.9,0.999]"
     shares |= {"pairs.max_bad_share": (pairs.max_bad_share, 1.0)}
     yield from (
         f"{key}={value}: must lie from 0 to below {end:g}"

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ from sft.saved import save_model
 
 torch.set_num_threads(1)
 CPU = torch.device("cpu")
+ROOT = Path(__file__).resolve().parent.parent.parent
 BOOK = load_resources()
 SOMEBODY = "My friend says she wants to kill herself."
 
@@ -136,6 +140,23 @@ def test_thanks_after_the_lines_raise_no_second_alarm(tiny_model: Path) -> None:
     first = talk.reply(SOMEBODY)
     assert first.verdict.kind is CrisisKind.THIRD_PERSON and "Suicide & Crisis Lifeline" in first.text
     assert talk.reply("Yeah, thanks, I will tell her.").verdict.kind is CrisisKind.NONE
+
+
+@pytest.mark.parametrize(
+    ("typed", "heard"), [("I am \udce9 sad.", "I am \ufffd sad."), ("\ud83d\ude22 Sad.", "\U0001f622 Sad.")]
+)
+def test_half_characters_from_a_terminal_break_nothing(tiny_model: Path, typed: str, heard: str) -> None:
+    talk = Companion(load_speaker(str(tiny_model), CPU), ChatOptions(sampling=Sampling(2)))
+    talk.reply(typed)
+    assert talk.history[0].text == heard
+
+
+def test_bytes_that_are_no_text_are_answered(tiny_model: Path) -> None:
+    command = [sys.executable, str(ROOT / "rapport.py"), "chat", str(tiny_model), "--max-new-tokens", "2"]
+    for encoding in ("utf-8:strict", "utf-8:surrogateescape"):
+        environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
+        done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=240, cwd=ROOT, env=environment)
+        assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
 def test_an_empty_turn_on_the_command_line_is_refused() -> None:
