@@ -153,10 +153,9 @@ def test_half_characters_from_a_terminal_break_nothing(tiny_model: Path, typed: 
 
 def test_bytes_that_are_no_text_are_answered(tiny_model: Path) -> None:
     command = [sys.executable, str(ROOT / "rapport.py"), "chat", str(tiny_model), "--max-new-tokens", "2"]
-    for encoding in ("utf-8:strict", "utf-8:surrogateescape"):
-        environment = os.environ | {"PYTHONIOENCODING": encoding, "OMP_NUM_THREADS": "1"}
-        done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=240, cwd=ROOT, env=environment)
-        assert done.returncode == 0 and done.stdout.strip(), done.stderr
+    environment = os.environ | {"PYTHONIOENCODING": "utf-8:strict", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, input=b"caf\xe9\n", capture_output=True, timeout=240, cwd=ROOT, env=environment)
+    assert done.returncode == 0 and done.stdout.strip(), done.stderr
 
 
 def test_an_empty_turn_on_the_command_line_is_refused() -> None:
