@@ -88,7 +88,7 @@ def check_same_run(folder: Path, default: Any, config: Any, free: Set[str], *, r
         raise ConfigError(f"{folder} already holds a run: choose another name=, or resume=true to go on")
     try:
         differences = changed_keys(to_yaml(default), saved.read_text(encoding="utf-8"), to_yaml(config))
-    except ConfigError as error:
+    except (ConfigError, UnicodeDecodeError) as error:
         raise ConfigError(f"{saved}: {error}; choose another name=, or move this folder away") from error
     changed = [f"{key}: {change}" for key, change in differences.items() if key not in free]
     if changed:

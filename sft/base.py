@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,14 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
 
     Raises:
         ConfigError: nf4 is asked for where it cannot run.
-        BaseModelError: its output layer is not a plain matrix product.
+        BaseModelError: it cannot be opened, or its output layer is not a plain matrix product.
     """
-    from transformers import AutoModelForCausalLM
-
     be_quiet()
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if config.quantisation is Quantisation.nf4:
         check_nf4(device)
         options |= {"quantization_config": _nf4(dtype), "device_map": {"": device.index or 0}}
-    lm = AutoModelForCausalLM.from_pretrained(path, **options).requires_grad_(False)
+    lm = open_weights(path, **options).requires_grad_(False)
     reason = not_plain_logits(lm)
     if reason:
         raise BaseModelError(f"model {path}: {reason}; its losses would be wrong, so it is refused")
@@ -80,6 +79,29 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
         lm.gradient_checkpointing_enable({"use_reentrant": False})
         lm.enable_input_require_grads()
     return lm if config.quantisation is Quantisation.nf4 else lm.to(device)
+
+
+def open_config(path: Path) -> Any:
+    """The configuration of a base, that of its text part if it has several. Raises BaseModelError."""
+    from transformers import AutoConfig
+
+    try:
+        return AutoConfig.from_pretrained(path).get_text_config()
+    except (OSError, ValueError) as error:
+        said = textwrap.shorten(str(error), 300, placeholder=" ...")
+        raise BaseModelError(f"model {path}: transformers cannot read its configuration ({said})") from error
+
+
+def open_weights(path: Path, **options: Any) -> Any:
+    """A causal language model. Raises BaseModelError where the folder holds none that transformers opens."""
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        return AutoModelForCausalLM.from_pretrained(path, **options)
+    except (OSError, ValueError, SafetensorError) as error:
+        said = textwrap.shorten(str(error), 300, placeholder=" ...")  # one lists every architecture there is
+        raise BaseModelError(f"model {path}: transformers cannot open it ({said})") from error
 
 
 def check_nf4(device: torch.device) -> None:

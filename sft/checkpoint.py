@@ -30,7 +30,7 @@ _FREE_KEYS = frozenset(("save_every", "keep_checkpoints", "resume", "tensorboard
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written. The message names the last good one."""
+    """A checkpoint could not be written or read. The message says what is left to go on from."""
 
 
 class RunSettings(Protocol):

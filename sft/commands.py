@@ -1,4 +1,7 @@
-"""`rapport sft`: train, quickstart, dpo, pairs, ablate, plan, export. Heavy modules are imported when one runs."""
+"""`rapport sft`: train, quickstart, dpo, pairs, ablate, plan, export, safety-check.
+
+Heavy modules are imported when one runs.
+"""
 
 from __future__ import annotations
 
@@ -136,6 +139,9 @@ def pairs(
 ) -> None:
     """Make preference pairs: of two replies to a history, the one that the reward servers score higher is chosen.
 
+    An LLM judge chooses where the servers score with one: put `loader: evaluation.judge.scorer:JudgeScorer` and the
+    `folder` of its calibration under `scorer` in the YAML of `rapport serve`, and give its URL as --servers.
+
     rapport sft pairs model-a.jsonl model-b.jsonl --out pairs.jsonl --min-margin 0.5
     """
     from contextlib import ExitStack
@@ -183,7 +189,8 @@ def ablate(
     """Train the full recipe and variants without a loss (emotion, strategy, safety, all but LM), and compare them.
 
     Every variant makes the same number of updates, in a run folder of its own below runs/<name>-ablation/. Started
-    again, finished runs are not repeated. Writes ablation.md, ablation.json and ablation.png there.
+    again, finished runs are not repeated. Writes ablation.md, ablation.json and ablation.png there, with the majority
+    class and a linear probe on the base's states beside the heads.
 
     rapport sft ablate quickstart --seeds 0,1,2
     """

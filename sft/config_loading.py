@@ -39,9 +39,11 @@ def find_problems(config: SftConfig) -> Iterable[str]:
         yield "losses: every lambda is 0, so nothing is learnt"
     if config.dev.patience and not config.dev.every:
         yield f"dev.patience={config.dev.patience} with dev.every=0: nothing is measured before the end"
+    if not config.model.lora.target_modules:
+        yield "model.lora.target_modules is empty: no layer would get an adapter"
     if "lm_head" in config.model.lora.target_modules:
         yield "model.lora.target_modules: lm_head cannot be adapted, student and teacher share it"
-    if not config.name or "/" in config.name:
+    if "/" in config.name or config.name in ("", ".", ".."):
         yield f"name={config.name!r}: must be a plain folder name"
 
 
@@ -52,6 +54,7 @@ def _range_problems(config: SftConfig) -> Iterable[str]:
         "keep_checkpoints": config.keep_checkpoints,
         "vocabulary_chunk": config.vocabulary_chunk,
         "model.lora.rank": config.model.lora.rank,
+        "model.lora.alpha": config.model.lora.alpha,
         "model.heads.emotion_width": heads.emotion_width,
         "model.heads.strategy_width": heads.strategy_width,
         "model.heads.affect_width": heads.affect_width,
@@ -70,6 +73,7 @@ def _range_problems(config: SftConfig) -> Iterable[str]:
         f"{key}={value}: must be a number above 0" for key, value in above_zero.items() if not 0 < value < math.inf
     )
     not_negative = {
+        "seed": config.seed,
         "steps": config.steps,
         "epochs": config.epochs,
         "dev.every": config.dev.every,
@@ -87,7 +91,8 @@ def _range_problems(config: SftConfig) -> Iterable[str]:
         "optimizer.warmup": optimizer.warmup,
         "model.lora.dropout": config.model.lora.dropout,
         "model.heads.dropout": heads.dropout,
-        "optimizer.betas[0]": optimizer.betas[0],
-        "optimizer.betas[1]": optimizer.betas[1],
+        **{f"optimizer.betas[{place}]": beta for place, beta in enumerate(optimizer.betas)},
     }
+    if len(optimizer.betas) != 2:
+        yield f"optimizer.betas={list(optimizer.betas)}: must be two numbers, such as [0.9,0.999]"
     yield from (f"{key}={value}: must lie from 0 to below 1" for key, value in shares.items() if not 0 <= value < 1)

@@ -8,6 +8,9 @@ of fifteen replies costs its own tokens once instead of about eight times.
 | EmpatheticDialogues | x  | through the map in `sft.emotions`   |                          | CC BY-NC 4.0 |
 | ESConv              | x  |                                     | each reply to the seeker | CC BY-NC 4.0 |
 | GoEmotions          |    | its own labels, less neutral        |                          | CC BY 4.0    |
+| own files           | x  | where a turn names emotions         | where a turn names one   | the file's   |
+
+SAFETY is fed by any example with a reply to which the safety rules apply (`sft.corpus`), AFFECT by own files only.
 """
 
 from __future__ import annotations

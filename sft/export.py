@@ -1,7 +1,8 @@
 """Merge and export: a plain Hugging Face folder, with the adapter in its weights, that transformers and vLLM open.
 
 The base is read again in float32 and without quantisation, so that merging rounds once and a 4-bit run merges into the
-full weights. The heads are copied beside them, as plain files that other programs do not mind.
+full weights. The heads are copied beside them, as plain files that other programs do not mind; `sft.saved.load_model`
+opens the folder with them.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ import torch
 
 from rl.files import folder_at_once
 from rl.models import resolve_model
-from sft.base import be_quiet
+from sft.base import be_quiet, open_weights
 from sft.config import ConfigError
-from sft.saved import ADAPTER, CONFIG, HEADS, HEADS_INFO, load_tokenizer, saved_config
+from sft.saved import ADAPTER, CONFIG, HEADS, HEADS_INFO, load_tokenizer, saved_config, where_models_are
 
 
 def export_model(source: Path, out: Path) -> Path:
@@ -56,8 +57,7 @@ def export_model(source: Path, out: Path) -> Path:
 
 def model_folder(source: Path) -> Path:
     """The best model of a run, else its newest checkpoint, else the folder itself."""
-    checkpoints = sorted((source / "checkpoints").glob("step-*"), key=lambda path: int(path.name[5:]))
-    for folder in (source / "best", *reversed(checkpoints), source):
+    for folder in where_models_are(source):
         if (folder / ADAPTER).is_file():
             return folder
     raise ConfigError(f"{source} holds no fine-tuned model: give the folder of a run, such as runs/sft-quickstart")
@@ -65,9 +65,8 @@ def model_folder(source: Path) -> Path:
 
 def _merged(base: Path, adapter: Path) -> Any:
     from peft import PeftModel
-    from transformers import AutoModelForCausalLM
 
     stored = json.loads((base / "config.json").read_text(encoding="utf-8"))
     own = getattr(torch, str(stored.get("dtype") or stored.get("torch_dtype") or "float32"))
-    lm = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    lm = open_weights(base, dtype=torch.float32)
     return PeftModel.from_pretrained(lm, str(adapter)).merge_and_unload().to(own)

@@ -9,6 +9,7 @@ its weights, its optimizer and `state()`, so that a run which was killed gives t
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -18,7 +19,7 @@ from typing import Any, Protocol
 import torch
 
 from sft.batching import LengthGroups
-from sft.checkpoint import RunFolder
+from sft.checkpoint import CheckpointError, RunFolder
 from sft.config import DevConfig, OptimizerConfig, SftConfig
 from sft.dev import Stopper
 from sft.model import SftModel
@@ -32,7 +33,7 @@ Metrics = dict[str, float]
 
 
 class TrainingError(RuntimeError):
-    """The loss or its gradient is no longer a number."""
+    """The loss, its gradient or the dev loss is no longer a number."""
 
 
 class Evaluation(Protocol):
@@ -97,9 +98,19 @@ class Stepper(ABC):
         save_model(self.model, self.description, folder)
 
     def load(self, checkpoint: Path) -> None:
-        """Go on from a checkpoint, exactly."""
+        """Go on from a checkpoint, exactly.
+
+        Raises:
+            SavedModelError, CheckpointError: a file of it cannot be read.
+        """
         load_weights(self.model, checkpoint)
-        tensors = torch.load(checkpoint / OPTIMIZER, map_location=self.model.device, weights_only=True)
+        try:
+            tensors = torch.load(checkpoint / OPTIMIZER, map_location=self.model.device, weights_only=True)
+        except Exception as error:  # an unpickler raises whatever a torn file makes it stumble over
+            raise CheckpointError(
+                f"{checkpoint / OPTIMIZER} cannot be read ({type(error).__name__}: {error}); remove {checkpoint} "
+                "to go on from the one before"
+            ) from error
         self.optimizer.load_state_dict(tensors["optimizer"])
         self.scaler.load_state_dict(tensors["scaler"])
         state = RunFolder.load_state(checkpoint)
@@ -152,7 +163,7 @@ def run_to_end(
     Raises:
         ConfigError: the run folder holds another run.
         CheckpointError: a checkpoint could not be written.
-        TrainingError: the loss or its gradient is not finite.
+        TrainingError: a loss or a gradient is not finite.
     """
     plan, ranks = stepper.plan, stepper.ranks
     if ranks.first:
@@ -199,6 +210,8 @@ def batch_seed(seed: int, step: int, number: int) -> int:
 
 def _evaluate(stepper: Stepper, folder: RunFolder, log: Log) -> Evaluation:
     result = stepper.evaluate()
+    if not math.isfinite(result.loss):
+        raise TrainingError(f"step {stepper.step}: the dev loss is {result.loss}; lower optimizer.lr, or start anew")
     best = stepper.stopper.enter(result.loss, stepper.step)
     if best and stepper.ranks.first:
         folder.save_best(stepper.save_model)

@@ -7,19 +7,20 @@ prediction.reply, prediction.emotion, prediction.emotions[prediction.emotion]
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from dialogue.conversation import Conversation
-from sft.config import DataConfig
+from sft.config import ConfigError, DataConfig
 from sft.emotions import EMOTIONS, Emotion
 from sft.examples import Affect, Loss
 from sft.model import SftModel
-from sft.saved import load_model, pad_id
+from sft.saved import end_ids, load_model, pad_id
 from sft.strategies import STRATEGIES, Strategy
 from sft.tokens import ChatTokens, TokenConfig
 
@@ -29,11 +30,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How a reply is generated; temperature 0 takes the likeliest token each time, 0 new tokens asks only the heads."""
+    """How a reply is generated; temperature 0 takes the likeliest token each time, 0 new tokens asks only the heads.
+
+    Raises:
+        ConfigError: a number below 0 or not finite, or `top_p` not above 0 and at most 1.
+    """
 
     max_new_tokens: int = 128
     temperature: float = 0.0
     top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.max_new_tokens < 0:
+            raise ConfigError(f"max_new_tokens={self.max_new_tokens}: must be 0 or more")
+        if not 0 <= self.temperature < math.inf:
+            raise ConfigError(f"temperature={self.temperature}: must be a number from 0 up")
+        if not 0 < self.top_p <= 1:
+            raise ConfigError(f"top_p={self.top_p}: must lie above 0, up to 1")
+
+    def options(self) -> dict[str, Any]:
+        """For `generate`: the likeliest token, or a draw from the nucleus; no `top_k` of the model's own settings."""
+        if self.temperature == 0:
+            return {"do_sample": False, "temperature": None, "top_p": None, "top_k": None}
+        return {"do_sample": True, "temperature": self.temperature, "top_p": self.top_p, "top_k": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,18 +128,15 @@ class Predictor:
     def _reply(self, ids: torch.Tensor, mask: torch.Tensor, sampling: Sampling) -> str:
         if sampling.max_new_tokens == 0:
             return ""
-        drawn = sampling.temperature > 0
-        options = {"temperature": sampling.temperature, "top_p": sampling.top_p} if drawn else {}
         compute = self._model.compute
         with torch.autocast(ids.device.type, dtype=compute, enabled=compute != torch.float32):
             done = self._model.lm.generate(
                 input_ids=ids,
                 attention_mask=mask,
                 max_new_tokens=sampling.max_new_tokens,
-                do_sample=drawn,
-                eos_token_id=self._tokenizer.eos_token_id,
+                eos_token_id=end_ids(self._tokenizer, self._model.lm),
                 pad_token_id=pad_id(self._tokenizer),
-                **options,
+                **sampling.options(),
             )
         return self._tokenizer.decode(done[0, ids.shape[1] :], skip_special_tokens=True).strip()
 

@@ -18,7 +18,9 @@ from sft.config import Quantisation, SftConfig
 from sft.corpus import Corpus, Examples, check_every_loss_is_fed, dev_rows, read_examples, tokenise
 from sft.examples import Loss, Split
 from sft.mixing import mixing_shares
+from sft.positions import check_positions
 from sft.predict import token_config
+from sft.safety_rules import rules_prompt
 from sft.saved import load_tokenizer, pad_id
 from sft.tokens import ChatTokens, TokenSequence
 
@@ -97,8 +99,18 @@ def prepare(config: SftConfig) -> Prepared:
     corpus = tokenise(train, chat)
     check_every_loss_is_fed(corpus, config.losses)
     dev = dev_rows(tokenise(valid, chat), config.data.max_dev)
+    every = [*dev, *(row for rows in corpus.sequences.values() for row in rows)]
+    rules = _rules_before(config, chat)
+    for before, rows in ((0, every), (rules, [row for row in every if Loss.SAFETY in row.losses])):
+        check_positions(base, max((len(row.ids) for row in rows), default=0), "data.max_tokens", before)
     weights = _class_weights(train) if config.class_balance else {}
     return Prepared(config, folder, base, tokenizer, chat, corpus, dev, weights, _steps(config, corpus))
+
+
+def _rules_before(config: SftConfig, chat: ChatTokens) -> int:
+    """Tokens by which what the safety teacher reads is longer than the student's sequence."""
+    opened = [len(chat.opening(system)) for system in (rules_prompt(config.data.system), config.data.system)]
+    return max(0, opened[0] - opened[1])
 
 
 def _steps(config: SftConfig, corpus: Corpus) -> int:

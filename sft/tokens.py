@@ -32,6 +32,7 @@ from sft.emotions import Emotion
 from sft.examples import Affect, Example, Loss, Source
 from sft.pieces import PieceEncoder
 from sft.strategies import Strategy
+from sft.system_role import system_in_first_turn, takes_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -194,6 +195,7 @@ class ChatTokens:
         self._tokenizer = tokenizer
         self._pieces = PieceEncoder(tokenizer)
         self._config = config
+        self._takes_system = takes_system(tokenizer)
 
     def tokenise(self, example: Example) -> Tokenised:
         """The sequences of one example; several where it is long or the template changes earlier turns.
@@ -328,9 +330,10 @@ class ChatTokens:
         return _common_length(prompt, self._opened(name, turns, opening=False)) - 1
 
     def _render(self, turns: Sequence[Turn], system: str, *, opening: bool) -> tuple[int, ...]:
-        messages: list[Message] = [{"role": "system", "content": system}] if system else []
+        opened: list[Message] = [{"role": "system", "content": system}] if system else []
+        messages = [*opened, *(turn.as_message() for turn in turns)]
         text = self._tokenizer.apply_chat_template(
-            [*messages, *(turn.as_message() for turn in turns)],
+            messages if self._takes_system else system_in_first_turn(messages),
             add_generation_prompt=opening,
             tokenize=False,
             enable_thinking=self._config.enable_thinking,
@@ -339,15 +342,16 @@ class ChatTokens:
 
 
 def _wanted(example: Example) -> list[int]:
-    """Indices of the seeker turns that are labelled, or whose reply is read."""
-    turns = example.conversation.turns
-    reads_replies = bool(example.losses & _READ_REPLIES)
-    return [
-        index
-        for index, turn in enumerate(turns)
-        if turn.role is Role.SEEKER
-        and ((reads_replies and index + 1 < len(turns)) or index in example.emotions or index in example.affects)
-    ]
+    """Indices of the seeker turns that a loss of the example reads, or whose reply one reads; others cost nothing."""
+    on, turns = example.losses, example.conversation.turns
+    wanted: set[int] = set()
+    if on & {Loss.LM, Loss.SAFETY}:
+        wanted.update(index - 1 for index in example.conversation.supporter_turns())
+    for loss, labels in ((Loss.EMOTION, example.emotions), (Loss.AFFECT, example.affects)):
+        wanted.update(labels if loss in on else ())
+    if Loss.STRATEGY in on:
+        wanted.update(index - 1 for index in example.strategies)
+    return [index for index in range(len(turns)) if index in wanted]
 
 
 def _common_length(first: Sequence[int], second: Sequence[int]) -> int:

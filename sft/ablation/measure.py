@@ -24,7 +24,7 @@ CLASSES = {Loss.EMOTION: EMOTION_CLASSES, Loss.STRATEGY: len(STRATEGIES)}
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of one run, or of a rule that needs none (the majority class).
+    """Of one run, or of what needs none (the majority class, the linear probe).
 
     Attributes:
         lm_loss: mean over reply tokens, in nats.
@@ -70,7 +70,7 @@ def measure(model: SftModel, rows: Sequence[TokenSequence], batch_size: int, pad
             if len(batch.spots[loss]):
                 guesses[loss] += model.read(loss, batch, states).argmax(-1).tolist()
                 labels[loss] += list(as_indicators(batch.spots[loss].targets.cpu(), CLASSES[loss]))
-    scores = _head_scores({loss: (guesses[loss], np.array(labels[loss])) for loss in guesses if labels[loss]})
+    scores = head_scores({loss: (guesses[loss], np.array(labels[loss])) for loss in guesses if labels[loss]})
     return Measures(lm_loss=nll / tokens if tokens else None, **scores)
 
 
@@ -83,7 +83,7 @@ def majority(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]
         labels = [row > 0 for row in as_rows(loss, several)]
         if labels:
             found[loss] = ([int(np.argmax(counts))] * len(labels), np.array(labels))
-    return Measures(**_head_scores(found))
+    return Measures(**head_scores(found))
 
 
 def as_rows(loss: Loss, rows: Iterable[TokenSequence]) -> list[NDArray[np.float64]]:
@@ -121,7 +121,8 @@ def macro_f1(guesses: Sequence[int], labels: NDArray[np.bool_]) -> float:
     return float(f1_score(labels, said, average="macro", labels=there, zero_division=0.0))
 
 
-def _head_scores(found: dict[Loss, tuple[list[int], NDArray[np.bool_]]]) -> dict[str, float]:
+def head_scores(found: dict[Loss, tuple[list[int], NDArray[np.bool_]]]) -> dict[str, float]:
+    """From M guesses and (M, C) labels of each head to the fields of `Measures`."""
     scores: dict[str, float] = {}
     for loss, (guesses, labels) in found.items():
         hits = labels[np.arange(len(guesses)), guesses]

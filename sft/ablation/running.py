@@ -2,6 +2,7 @@
 
     <output_dir>/<name>-ablation/
         full-seed0/ no-emotion-seed0/ ...   runs like any other, each with measures.json once it is finished
+        probe.json                              the linear probe on the base, see `sft.ablation.probe`
         ablation.md  ablation.json  ablation.png
 
 Resumable: a finished run is read from its measures.json, an interrupted one goes on from its checkpoint. The table is
@@ -20,19 +21,22 @@ from typing import Any
 
 from rl.files import write_atomically
 from sft.ablation.measure import Measures, as_rows, majority, measure
-from sft.ablation.table import as_json, as_markdown, draw
+from sft.ablation.probe import linear_probe
+from sft.ablation.table import Baselines, as_json, as_markdown, draw
 from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
+from sft.base import pick_device
 from sft.checkpoint import RunFolder
 from sft.config import SftConfig
 from sft.corpus import dev_rows, read_examples, tokenise
 from sft.examples import Loss, Split
+from sft.model import build_model
 from sft.preparing import Prepared, prepare
 from sft.saved import load_model
 from sft.tokens import TokenSequence
 from sft.tracking import read_metrics
 from sft.training import train
 
-MEASURES = "measures.json"
+MEASURES, PROBE = "measures.json", "probe.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,10 @@ class Ablation:
     prepared: dict[Variant, Prepared]
     rows: list[TokenSequence]
     baseline: Measures
+
+    @property
+    def heads(self) -> list[Loss]:
+        return [loss for loss in (Loss.EMOTION, Loss.STRATEGY) if self.config.losses.of(loss)]
 
     @property
     def folder(self) -> Path:
@@ -105,6 +113,7 @@ def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path
     Raises:
         What `sft.training.train` raises.
     """
+    baselines = {"majority class": ablation.baseline, **_probe(ablation, say)}
     results: dict[tuple[Variant, int], Measures] = {}
     runs = planned(list(ablation.prepared), ablation.seeds)
     for number, (seed, variant) in enumerate(runs, start=1):
@@ -112,9 +121,26 @@ def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path
         known = _known(prepared, ablation)
         say(f"run {number} of {len(runs)}: {variant}, seed {seed}{': finished before' if known else ''}")
         results[variant, seed] = known or _make(prepared, ablation)
-        _write(ablation, results)
-    draw(results, ablation.baseline, ablation.folder / "ablation.png")
+        _write(ablation, results, baselines)
+    draw(results, baselines, ablation.folder / "ablation.png")
     return ablation.folder / "ablation.md"
+
+
+def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures]:
+    """The linear probe under its name, fitted once for all runs; nothing where no head is on."""
+    if not ablation.heads:
+        return {}
+    file, full = ablation.folder / PROBE, ablation.prepared[Variant.FULL]
+    known = _recorded(file, ablation)
+    say(f"linear probe on the base's own states{': finished before' if known else ''}")
+    if known is None:
+        model = build_model(full.config, full.base, pick_device())
+        size = full.config.optimizer.batch
+        known = linear_probe(model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        record = {"measured_on": _fingerprint(ablation), "measures": known.as_dict()}
+        write_atomically(file, json.dumps(record, indent=1))
+    return {"linear probe": known}
 
 
 def _make(prepared: Prepared, ablation: Ablation) -> Measures:
@@ -132,7 +158,10 @@ def _make(prepared: Prepared, ablation: Ablation) -> Measures:
 
 def _known(prepared: Prepared, ablation: Ablation) -> Measures | None:
     """The measures of a finished run; None where it is not finished, or was measured on other sequences."""
-    file = prepared.folder.path / MEASURES
+    return _recorded(prepared.folder.path / MEASURES, ablation)
+
+
+def _recorded(file: Path, ablation: Ablation) -> Measures | None:
     if not file.is_file():
         return None
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -147,7 +176,7 @@ def _fingerprint(ablation: Ablation) -> str:
     return found.hexdigest()
 
 
-def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures]) -> None:
+def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures], baselines: Baselines) -> None:
     config = ablation.config
     turns = " and ".join(
         f"{len(as_rows(loss, ablation.rows))} turns with {loss.value} labels" for loss in (Loss.EMOTION, Loss.STRATEGY)
@@ -159,7 +188,7 @@ def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures]) -> 
         f"{', '.join(map(str, ablation.seeds))}; ± half of the 95 % interval of their mean (Student's t); tokens/s in "
         "training. A variant without a head reads no examples that feed this head alone, and more of the others."
     )
-    text = as_markdown(results, ablation.baseline, f"Ablation of {config.name}", note)
+    text = as_markdown(results, baselines, f"Ablation of {config.name}", note)
     write_atomically(ablation.folder / "ablation.md", text)
-    record = as_json(results, ablation.baseline)
+    record = as_json(results, baselines)
     write_atomically(ablation.folder / "ablation.json", json.dumps(record, indent=1))

@@ -16,6 +16,9 @@ from sft.ablation.variants import Variant
 Results = Mapping[tuple[Variant, int], Measures]
 """What is finished, by variant and seed."""
 
+Baselines = Mapping[str, Measures]
+"""What the heads are compared with, by the name that is shown."""
+
 NAMES = {
     "lm_loss": "LM loss",
     "emotion_accuracy": "emotion accuracy",
@@ -75,17 +78,18 @@ def differences(results: Results) -> dict[Variant, dict[str, Spread]]:
     return found
 
 
-def as_markdown(results: Results, baseline: Measures, title: str, note: str) -> str:
+def as_markdown(results: Results, baselines: Baselines, title: str, note: str) -> str:
     """The whole report: measures, then differences."""
     lines = [f"# {title}", "", note, "", *_table(summarise(results), signed=False)]
-    lines.append(_row("majority class", {name: _plain(name, getattr(baseline, name)) for name in NAMES}))
+    for said, baseline in baselines.items():
+        lines.append(_row(said, {name: _plain(name, getattr(baseline, name)) for name in NAMES}))
     apart = differences(results)
     if apart:
         lines += ["", "Differences from the full run with the same seed:", "", *_table(apart, signed=True)]
     return "\n".join(lines) + "\n"
 
 
-def as_json(results: Results, baseline: Measures) -> dict[str, Any]:
+def as_json(results: Results, baselines: Baselines) -> dict[str, Any]:
     def plain(found: Mapping[Variant, Mapping[str, Spread]]) -> dict[str, Any]:
         return {
             variant.value: {
@@ -98,7 +102,7 @@ def as_json(results: Results, baseline: Measures) -> dict[str, Any]:
         "confidence": _CONFIDENCE,
         "variants": plain(summarise(results)),
         "differences": plain(differences(results)),
-        "majority": baseline.as_dict(),
+        "baselines": {said: baseline.as_dict() for said, baseline in baselines.items()},
         "runs": [
             {"variant": variant.value, "seed": seed, **run.as_dict()}
             for (variant, seed), run in sorted(results.items())
@@ -106,8 +110,8 @@ def as_json(results: Results, baseline: Measures) -> dict[str, Any]:
     }
 
 
-def draw(results: Results, baseline: Measures, picture: Path) -> None:
-    """One panel for each measure: a point for each seed, the mean with its interval, the majority class as a line."""
+def draw(results: Results, baselines: Baselines, picture: Path) -> None:
+    """One panel for each measure: a point for each seed, the mean with its interval, each baseline as a line."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -121,10 +125,11 @@ def draw(results: Results, baseline: Measures, picture: Path) -> None:
                 one = found[variant][name]
                 panel.plot([place] * len(one.values), one.values, ".", color="0.6")
                 panel.errorbar(place, one.mean, yerr=one.half, fmt="o", capsize=4)
-        line = getattr(baseline, name)
-        if line is not None:
-            panel.axhline(line, linestyle="--", color="0.4", label="majority class")
-            panel.legend(fontsize="small")
+        lines = {said: getattr(baseline, name) for said, baseline in baselines.items()}
+        for style, (said, line) in zip(("--", ":", "-."), lines.items(), strict=False):
+            if line is not None:
+                panel.axhline(line, linestyle=style, color="0.4", label=said)
+                panel.legend(fontsize="small")
         panel.set_xticks(range(len(found)), [variant.value for variant in found], rotation=40, ha="right")
         panel.set_title(NAMES[name])
     temporary = picture.with_name(f".{picture.name}.writing")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -48,6 +49,8 @@ def chat(
     from sft.chat.style import parse_style
 
     style = parse_style(tone, persona)
+    if once is not None and not once.strip():
+        raise typer.BadParameter("the turn is empty: write something to be answered", param_hint="--once")
     from sft.base import be_quiet
     from sft.chat.companion import ChatOptions, Companion
     from sft.chat.loop import Printing, run_script, run_terminal
@@ -63,6 +66,8 @@ def chat(
         elif sys.stdin.isatty():
             run_terminal(companion, printing)
         else:
+            if isinstance(sys.stdin, TextIOWrapper):
+                sys.stdin.reconfigure(errors="replace")  # a byte that is no text leaves no turn unanswered
             run_script(companion, sys.stdin, printing)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None

@@ -16,12 +16,13 @@ shown, and `Reply.failure` says what broke.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import bisect
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from dialogue.conversation import Role, Turn
+from dialogue.conversation import Message, Role, Turn
 from dialogue.crisis.detector import Verdict, detect
 from dialogue.prompts import PromptMode, system_prompt
 from sft.chat.directives import directives_in
@@ -34,7 +35,7 @@ from sft.chat.hidden import (
     without_echo,
 )
 from sft.chat.memory import MemoryMode, chat_prompt, shorten, summary_of_feelings, summary_request
-from sft.chat.policy import is_usable, show
+from sft.chat.policy import is_usable, show, without_resources
 from sft.chat.resources import load_resources
 from sft.chat.speaker import ChatError, Reading, Speaker, load_speaker
 from sft.chat.style import Style
@@ -178,10 +179,10 @@ class Companion:
         Raises:
             ChatError: the turn is empty or too long for the model; outside a crisis only.
         """
-        said = text.strip()
+        said = _whole(text).strip()
         if not said:
             raise ChatError("the turn is empty: write something to be answered")
-        verdict, failure = detect(said, self._history), ""
+        verdict, failure = detect(said, self._as_heard()), ""
         try:
             written = self._write(said, verdict)
         except Exception as error:
@@ -215,11 +216,33 @@ class Companion:
         reflection = self._reflection(said, reading, seed)
         system = speaker.system or system_prompt(PromptMode.simple)
         parts = (system, instruction(reflection) if reflection else "")
-        messages = chat_prompt(parts, options.style.prefix() + said, self._history, summary, options.memory)
+        messages = self._messages(parts, options.style.prefix() + said, summary)
         raw, draft = speaker.write(messages, options.sampling, seed), None
         if verdict.is_crisis and directives_in(strip_hidden(raw)):
             draft, raw = raw, speaker.write(messages, options.sampling, seed, penalise_directives=True)
         return _Written(raw, draft, reading, reflection, summary)
+
+    def _messages(self, system: Sequence[str], said: str, summary: str) -> list[Message]:
+        """What the model is asked; the earliest exchanges are left out where they would leave no room for the reply.
+
+        Room is `max_new_tokens`, or half of what there is without them where that is less.
+        """
+        memory, room = self.options.memory, self._speaker.room
+        starts = range(0, len(self._history) + 1 if memory.keeps_turns else 1, 2)
+
+        def asked(start: int) -> list[Message]:
+            return chat_prompt(system, said, self._history[start:], summary, memory)
+
+        wanted = min(self.options.sampling.max_new_tokens, room(asked(starts[-1])) // 2)
+        place = bisect.bisect_left(starts, True, key=lambda start: room(asked(start)) >= wanted)
+        return asked(starts[min(place, len(starts) - 1)])
+
+    def _as_heard(self) -> tuple[Turn, ...]:
+        """The history for the detector: without the crisis lines of our last reply, which name what they are for."""
+        if not self._history:
+            return ()
+        *before, last = self._history
+        return (*before, Turn(last.role, without_resources(last.text, self.resources.resources)))
 
     def _reflection(self, said: str, reading: Reading, seed: int) -> str:
         mode = self.options.reflection
@@ -248,6 +271,11 @@ class Companion:
         self._history = (*self._history, Turn(Role.SEEKER, said), Turn(Role.SUPPORTER, reply.text))
         if reply.emotion is not None:
             self._feelings = (*self._feelings, reply.emotion.value)
+
+
+def _whole(text: str) -> str:
+    """Valid Unicode: halves of a pair are put together, or replaced where the other half is missing."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _first_line(text: str) -> str:

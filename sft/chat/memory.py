@@ -84,8 +84,9 @@ def chat_prompt(
         system: parts of the system prompt, empty ones left out.
         said: the seeker's turn, with its style tokens.
         history: the turns before it.
+        summary: of the feelings before it; "" on turn 1.
     """
-    remembered = f"What you remember: {summary}" if summary and history and mode.sums_up else ""
+    remembered = f"What you remember: {summary}" if summary and mode.sums_up else ""
     text = "\n\n".join(part for part in (*system, remembered) if part)
     opening: list[Message] = [{"role": "system", "content": text}] if text else []
     turns = [turn.as_message() for turn in history] if mode.keeps_turns else []

@@ -45,6 +45,9 @@ _AGREES = re.compile(
 )
 _FIRST_PERSON = re.compile(r"\bi(?:'m|'d|'ve|'ll)?\b")
 _SECOND_PERSON = re.compile(r"\byou(?:'re|'d|'ve|'ll)?\b")
+# Chinese, Japanese, Thai, Lao, Burmese and Khmer put no blanks between words: two characters count as one.
+_UNSPACED = "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff"
+_WORD = re.compile(rf"[{_UNSPACED}]{{1,2}}|(?:(?![{_UNSPACED}])[^\W\d_])+(?:['’][^\W\d_]+)?")
 _ENOUGH_WORDS, _ENOUGH_LETTERS, _TOO_OFTEN = 3, 0.6, 0.5
 
 
@@ -108,7 +111,7 @@ def is_usable(text: str) -> bool:
 
 
 def _is_text(text: str) -> bool:
-    words = [word.casefold() for word in re.findall(r"[^\W\d_]+(?:['’][^\W\d_]+)?", text)]
+    words = [word.casefold() for word in _WORD.findall(text)]
     if len(words) < _ENOUGH_WORDS or "\ufffd" in text:
         return False
     solid = re.sub(r"\s", "", text)
@@ -142,6 +145,21 @@ def _with_resources(text: str, verdict: Verdict, resources: Resources, fixed: bo
     # What a model says may be beside the point or worse, so help comes before it; the fixed sentence leads up to help.
     parts = (text, block) if fixed else (block, text)
     return Shown("\n\n".join(filter(None, parts)), fixed, tuple(map(str, missing)))
+
+
+def without_resources(text: str, resources: Resources) -> str:
+    """A reply as it was shown, less the lines and sentences that name a service of ours.
+
+    "Suicide & Crisis Lifeline: call 988" is no question about suicide, and a yes after it answers none.
+    """
+    lines = {str(line) for line in resources.lines}
+    known = {_key(line.contact) for line in resources.lines}
+    # Line by line: where a line ends without a full stop, a question after it would go with it.
+    return "\n".join(
+        drop_sentences(line, lambda sentence: bool(known & set(map(_key, _contacts(sentence)))))
+        for line in text.splitlines()
+        if line not in lines
+    )
 
 
 def _block(verdict: Verdict, resources: Resources, missing: tuple[Line, ...]) -> str:

@@ -75,7 +75,8 @@ class HalfResult:
         prompt_alarms: prompts that are no crisis by their file, and raised an alarm.
         other_prompts: how many prompts are no crisis.
         everyday: how many everyday turns were judged.
-        unseen_misses: everyday turns that a reader called a crisis, without an alarm.
+        alarms: everyday turns that raised one.
+        missed_turns, maybe_turns: everyday turns without an alarm that a reader called a crisis, or nearly one.
     """
 
     half: Half

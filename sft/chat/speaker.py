@@ -12,12 +12,23 @@ import torch
 
 from dialogue.conversation import Conversation, Message, Turn
 from rl.models import resolve_model
-from sft.base import BaseModelError, pick_device
+from sft.base import open_weights, pick_device
 from sft.chat.directives import directive_penalty
 from sft.emotions import Emotion
 from sft.predict import Predictor, Sampling
-from sft.saved import CONFIG, HEADS_INFO, load_model, load_tokenizer, pad_id
+from sft.saved import (
+    ADAPTER,
+    CONFIG,
+    HEADS_INFO,
+    end_ids,
+    is_merged,
+    load_model,
+    load_tokenizer,
+    pad_id,
+    where_models_are,
+)
 from sft.strategies import Strategy
+from sft.system_role import system_in_first_turn, takes_system
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -52,6 +63,7 @@ class Speaker:
         self.system = system
         self.has_heads = heads is not None
         self._lm, self._compute, self._heads = lm.eval(), compute, heads
+        self._takes_system = takes_system(tokenizer)
 
     def write(
         self, messages: Sequence[Message], sampling: Sampling, seed: int, *, penalise_directives: bool = False
@@ -63,12 +75,11 @@ class Speaker:
         """
         prompt = self._encode(messages)
         ids = torch.tensor([prompt], device=self._lm.device)  # (1, T)
-        drawn = sampling.temperature > 0
-        options: dict[str, Any] = (
-            {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": 0}
-            if drawn
-            else {"temperature": None, "top_p": None, "top_k": None}
-        )
+        room = self._room(len(prompt))
+        if room < 1:
+            said = f"{len(prompt)} tokens are too many for this model, which takes {room + len(prompt)}"
+            raise ChatError(f"{said}: write less at once")
+        options = sampling.options()
         if penalise_directives:
             options["logits_processor"] = directive_penalty(self.tokenizer, prompt)
         with torch.random.fork_rng(devices=self._gpus()), torch.inference_mode(), self._autocast():
@@ -76,10 +87,9 @@ class Speaker:
             done = self._lm.generate(
                 input_ids=ids,
                 attention_mask=torch.ones_like(ids),
-                max_new_tokens=min(sampling.max_new_tokens, self._room(len(prompt))),
-                do_sample=drawn,
+                max_new_tokens=min(sampling.max_new_tokens, room),
                 pad_token_id=pad_id(self.tokenizer),
-                eos_token_id=self.tokenizer.eos_token_id,
+                eos_token_id=end_ids(self.tokenizer, self._lm),
                 **options,
             )
         return self.tokenizer.decode(done[0, len(prompt) :], skip_special_tokens=True).strip()
@@ -92,23 +102,26 @@ class Speaker:
         return Reading(found.emotions, found.strategies)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
+        written = list(messages) if self._takes_system else system_in_first_turn(messages)
         try:
             text = self.tokenizer.apply_chat_template(
-                list(messages), add_generation_prompt=True, tokenize=False, enable_thinking=False
+                written, add_generation_prompt=True, tokenize=False, enable_thinking=False
             )
         except Exception as error:  # templates are programs and raise what they like
-            if messages[0]["role"] != "system":
-                raise ChatError(f"the model's chat template refuses the conversation ({error})") from error
-            return self._encode(_system_in_first_turn(messages))
+            raise ChatError(f"the model's chat template refuses the conversation ({error})") from error
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def room(self, messages: Sequence[Message]) -> int:
+        """How many tokens the reply to these messages may have; below 1 where they are too long for the model.
+
+        Raises:
+            ChatError: the chat template refuses them.
+        """
+        return self._room(len(self._encode(messages)))
 
     def _room(self, prompt: int) -> int:
         longest = getattr(self._lm.config.get_text_config(), "max_position_embeddings", None)
-        if longest is None:
-            return 1 << 30
-        if longest - prompt < 1:
-            raise ChatError(f"{prompt} tokens are too many for this model, which takes {longest}: write less at once")
-        return longest - prompt
+        return 1 << 30 if longest is None else longest - prompt
 
     def _gpus(self) -> list[torch.device]:
         return [self._lm.device] if self._lm.device.type == "cuda" else []
@@ -118,7 +131,7 @@ class Speaker:
 
 
 def load_speaker(model: str, device: torch.device | None = None) -> Speaker:
-    """A run of `rapport sft train` (its folder, or that of a checkpoint), else what `resolve_model` finds.
+    """A run of `rapport sft train` (its folder, a checkpoint's, an exported one), else what `resolve_model` finds.
 
     Raises:
         ModelError, SavedModelError, BaseModelError, ChatError: it cannot be found, opened, or talked to.
@@ -134,24 +147,15 @@ def load_speaker(model: str, device: torch.device | None = None) -> Speaker:
 
 
 def tuned_folder(folder: Path) -> Path | None:
-    """The folder that holds adapter and heads: this one, or `best` in the folder of a run."""
-    for place in (folder, folder / "best"):
-        if (place / CONFIG).is_file() and (place / HEADS_INFO).is_file():
+    """The folder that holds heads, and an adapter or merged weights: the best model of a run, its newest checkpoint
+    where nothing was measured yet, or this one; None where there is none."""
+    for place in where_models_are(folder):
+        described = (place / CONFIG).is_file() and (place / HEADS_INFO).is_file()
+        if described and ((place / ADAPTER).is_file() or is_merged(place)):
             return place
     return None
 
 
 def _plain_model(folder: Path, device: torch.device) -> Any:
-    from transformers import AutoModelForCausalLM
-
     dtype: Any = "auto" if device.type == "cuda" else torch.float32
-    try:
-        return AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).to(device)
-    except (OSError, ValueError) as error:
-        raise BaseModelError(f"model {folder}: transformers cannot open it ({error})") from error
-
-
-def _system_in_first_turn(messages: Sequence[Message]) -> list[Message]:
-    """For templates without a system role: its text opens the first turn."""
-    system, first, *rest = messages
-    return [{"role": "user", "content": f"{system['content']}\n\n{first['content']}"}, *rest]
+    return open_weights(folder, dtype=dtype).to(device)

@@ -118,6 +118,7 @@ def _problems(config: DpoConfig) -> Iterable[str]:
         "keep_checkpoints": config.keep_checkpoints,
         "vocabulary_chunk": config.vocabulary_chunk,
         "model.lora.rank": config.model.lora.rank,
+        "model.lora.alpha": config.model.lora.alpha,
         "optimizer.batch": optimizer.batch,
         "optimizer.accumulation": optimizer.accumulation,
         "pairs.length_window": pairs.length_window,
@@ -130,6 +131,7 @@ def _problems(config: DpoConfig) -> Iterable[str]:
     }
     yield from (f"{key}={value}: must be above 0" for key, value in above_zero.items() if not 0 < value < math.inf)
     not_negative = {
+        "seed": config.seed,
         "steps": config.steps,
         "epochs": config.epochs,
         "loss.safety_margin": loss.safety_margin,
@@ -142,6 +144,8 @@ def _problems(config: DpoConfig) -> Iterable[str]:
     yield from (f"{key}={value}: must be 0 or more" for key, value in not_negative.items() if not 0 <= value < math.inf)
     shares = {"optimizer.warmup": (optimizer.warmup, 1.0), "loss.label_smoothing": (loss.label_smoothing, 0.5)}
     shares |= {f"optimizer.betas[{i}]": (beta, 1.0) for i, beta in enumerate(optimizer.betas)}
+    if len(optimizer.betas) != 2:
+        yield f"optimizer.betas={list(optimizer.betas)}: must be two numbers, such as [0.9,0.999]"
     shares |= {"pairs.max_bad_share": (pairs.max_bad_share, 1.0)}
     yield from (
         f"{key}={value}: must lie from 0 to below {end:g}"
@@ -156,7 +160,9 @@ def _problems(config: DpoConfig) -> Iterable[str]:
         yield f"steps=0 and epochs={config.epochs}: nothing to train; set one of them above 0"
     if config.dev.patience and not config.dev.every:
         yield f"dev.patience={config.dev.patience} with dev.every=0: nothing is measured before the end"
+    if not config.model.lora.target_modules:
+        yield "model.lora.target_modules is empty: no layer would get an adapter"
     if "lm_head" in config.model.lora.target_modules:
         yield "model.lora.target_modules: lm_head cannot be adapted, policy and reference share it"
-    if not config.name or "/" in config.name:
+    if "/" in config.name or config.name in ("", ".", ".."):
         yield f"name={config.name!r}: must be a plain folder name"

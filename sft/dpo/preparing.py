@@ -13,6 +13,7 @@ from sft.config import Quantisation, SftConfig
 from sft.dpo.config import DpoConfig, configure
 from sft.dpo.pairs import TokenPair, TokenPairs, read_pairs, split_pairs, tokenise_pairs
 from sft.dpo.start import Start, find_start
+from sft.positions import check_positions
 from sft.saved import load_tokenizer, pad_id
 from sft.tokens import ChatTokens, TokenConfig
 
@@ -95,6 +96,8 @@ def prepare_dpo(start: str, source: str, overrides: Sequence[str] = ()) -> Prepa
     per_step = config.optimizer.batch * config.optimizer.accumulation
     steps = config.steps or max(1, math.ceil(config.epochs * len(several.pairs) / per_step))
     dev_pairs = tokenise_pairs(dev, chat)
+    replies = [row for pair in (*several.pairs, *dev_pairs.pairs) for row in (pair.chosen, pair.rejected)]
+    check_positions(found.base, max(len(row.ids) for row in replies), "pairs.max_tokens")
     return PreparedDpo(config, found, folder, several, dev_pairs, len(report.bad), pad_id(tokenizer), steps)
 
 

@@ -83,13 +83,18 @@ def shape_of(model: str) -> DecoderShape:
 
     Raises:
         ModelError: it finds nothing.
+        BaseModelError: what it finds is no such decoder.
     """
     known = KNOWN.get(model)
     if known is not None and not Path(model).expanduser().is_dir():
         return known
-    from transformers import AutoConfig
+    from sft.base import BaseModelError, open_config  # torch, which a plan of a known model does without
 
-    return shape_from(AutoConfig.from_pretrained(resolve_model(model)))
+    config = open_config(resolve_model(model))
+    try:
+        return shape_from(config)
+    except AttributeError as error:
+        raise BaseModelError(f"model {model}: no decoder in the manner of Llama and Qwen3 ({error})") from error
 
 
 def shape_from(config: Any) -> DecoderShape:

@@ -51,7 +51,13 @@ MISTAKES = {
     "data.max_tokens=1": r"data\.max_tokens=1",
     "model.lora.target_modules=[lm_head]": "lm_head cannot be adapted",
     "dev.every=0": r"dev\.patience=3 with dev\.every=0",
+    "model.lora.target_modules=[]": r"target_modules is empty: no layer would get an adapter",
+    "model.lora.alpha=0": r"model\.lora\.alpha=0: must be 1 or more",
+    "optimizer.betas=[0.9]": r"betas=\[0\.9\]: must be two numbers",
+    "optimizer.betas=[0.9,1]": r"betas\[1\]=1\.0: must lie from 0 to below 1",
+    "seed=-1": r"seed=-1: must be 0 or more",
     "name=a/b": "must be a plain folder name",
+    "name=..": "must be a plain folder name",
     "steps": "expected key=value",
 }
 

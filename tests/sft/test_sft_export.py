@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from dialogue.conversation import Conversation, Role, Turn
 from sft.config import ConfigError
 from sft.export import export_model
 from sft.model import SftModel
+from sft.predict import Predictor, Sampling
 from sft.preparing import Prepared
-from sft.saved import save_model
+from sft.saved import load_model, save_model
 
 RunOf = Callable[..., Prepared]
 ModelOf = Callable[..., SftModel]
@@ -37,6 +40,20 @@ def test_the_export_has_the_logits_of_the_adapted_model(run_of: RunOf, model_of:
             assert (model.lm(input_ids=ids).logits - adapted).abs().max() > 1e-2
     assert not (out / "adapter_config.json").exists()
     assert {"heads.safetensors", "heads.json", "tokenizer.json"} <= {path.name for path in out.iterdir()}
+
+
+def test_an_exported_model_is_loaded_with_its_heads(run_of: RunOf, model_of: ModelOf, tmp_path: Path) -> None:
+    prepared = run_of()
+    (tmp_path / "best").mkdir()
+    save_model(model_of(prepared, stirred=True), prepared.config, tmp_path / "best")
+    export_model(tmp_path, tmp_path / "out")
+    said = Conversation("c", (Turn(Role.SEEKER, "My cat is ill."),))
+    heads_only = Sampling(max_new_tokens=0)
+    before, after = (Predictor.load(tmp_path / name).predict(said, heads_only) for name in ("best", "out"))
+    assert before.emotions is not None and after.emotions == pytest.approx(before.emotions, abs=1e-4)
+    assert before.strategies is not None and after.strategies == pytest.approx(before.strategies, abs=1e-4)
+    shutil.rmtree(tmp_path / "best")  # it needs nothing of the run
+    assert load_model(tmp_path / "out").config.model.path == str(tmp_path / "out")
 
 
 def test_what_cannot_be_exported_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -111,6 +112,53 @@ def test_labels_of_another_order_are_refused(run_of: RunOf, model_of: ModelOf, t
         load_model(tmp_path, CPU)
     with pytest.raises(SavedModelError, match=r"has no sft\.yaml"):
         load_model(tmp_path / "elsewhere", CPU)
+
+
+def test_a_broken_copy_names_its_file(run_of: RunOf, model_of: ModelOf, tmp_path: Path) -> None:
+    prepared = run_of()
+    save_model(model_of(prepared), prepared.config, tmp_path)
+    heads = (tmp_path / "heads.safetensors").read_bytes()
+    (tmp_path / "heads.safetensors").write_bytes(heads[:500])
+    with pytest.raises(SavedModelError, match=r"heads\.safetensors cannot be read"):
+        load_model(tmp_path, CPU)
+    (tmp_path / "heads.safetensors").write_bytes(heads)
+    written = (tmp_path / "sft.yaml").read_text()
+    (tmp_path / "sft.yaml").write_text(written.replace("- o_proj", "- o_proj\n    - up_proj"))
+    with pytest.raises(SavedModelError, match=r"its adapter lacks .*up_proj"):  # it would be silently untrained
+        load_model(tmp_path, CPU)
+    (tmp_path / "sft.yaml").write_text(written)
+    (tmp_path / "heads.json").write_text("{")
+    with pytest.raises(SavedModelError, match=r"heads\.json cannot be read"):
+        load_model(tmp_path, CPU)
+
+
+def test_a_base_without_weights_is_refused_by_name(run_of: RunOf, model_of: ModelOf, tmp_path: Path) -> None:
+    prepared = run_of()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "config.json").write_bytes((prepared.base / "config.json").read_bytes())
+    with pytest.raises(BaseModelError, match="empty: transformers cannot open it"):
+        model_of(replace(prepared, base=tmp_path / "empty"))
+
+
+@pytest.mark.parametrize(
+    "mistake", [{"temperature": float("nan")}, {"temperature": -0.1}, {"top_p": 0.0}, {"max_new_tokens": -1}]
+)
+def test_sampling_that_makes_no_sense(mistake: dict) -> None:
+    ((name, value),) = mistake.items()
+    with pytest.raises(ConfigError, match=f"{name}={value}: must"):
+        Sampling(**mistake)
+
+
+def test_a_reply_ends_with_any_token_that_the_model_ends_turns_with(run_of: RunOf, model_of: ModelOf) -> None:
+    """Gemma closes turns with another token than its tokenizer's eos_token; its generation settings name both."""
+    prepared = run_of()
+    model = model_of(prepared)
+    predictor = Predictor(model, prepared.tokenizer, prepared.config.data)
+    prompt = torch.tensor([prepared.chat.prompt(SAID).ids])
+    second = model.lm.generate(input_ids=prompt, max_new_tokens=2, do_sample=False)[0, -1].item()
+    model.lm.generation_config.eos_token_id = [prepared.tokenizer.eos_token_id, second]
+    free = predictor.predict(SAID, Sampling(2)).reply
+    assert predictor.predict(SAID, Sampling(8)).reply == free
 
 
 def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:

@@ -108,6 +108,21 @@ def test_a_turn_without_a_reply_ends_where_the_emotion_is_read(tokenizer: Any) -
     assert not sequence.replies and sequence.emotions[0].position == len(sequence.ids) - 1
 
 
+@pytest.mark.parametrize("template", [None, CHANGES_HISTORY])
+def test_a_label_whose_loss_is_off_costs_no_token(tokenizer: Any, template: str | None) -> None:
+    """The last turn has a label and no reply. Without its loss it is not read, and no sequence is without a loss."""
+    changing = copy.deepcopy(tokenizer)
+    changing.chat_template = template or tokenizer.chat_template
+    chat = ChatTokens(changing, TokenConfig())
+    given = example(emotions={4: (Emotion.GRATITUDE,)}, losses=frozenset({Loss.LM}))
+    without = example(*SAID[:4], losses=frozenset({Loss.LM}))
+    assert chat.tokenise(given).sequences == chat.tokenise(without).sequences
+    on = example(emotions={4: (Emotion.GRATITUDE,)}, losses=frozenset({Loss.LM, Loss.EMOTION}))
+    assert all(sequence.losses for sequence in chat.tokenise(on).sequences)
+    few = example(strategies={3: Strategy.QUESTION}, losses=frozenset({Loss.STRATEGY}))
+    assert [len(sequence.strategies) for sequence in chat.tokenise(few).sequences] == [1]
+
+
 def test_a_template_that_changes_earlier_turns_gets_a_sequence_for_each_reply(tokenizer: Any) -> None:
     changing = copy.deepcopy(tokenizer)
     changing.chat_template = CHANGES_HISTORY

@@ -226,6 +226,25 @@ def test_a_loss_that_is_no_number_stops_the_run(run_of: RunOf) -> None:
         trainer.update()
 
 
+def test_a_dev_loss_that_is_no_number_stops_the_run_and_is_never_the_best(
+    run_of: RunOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: DevResult(float("nan"), {Loss.LM: 1.0}, {}, {}))
+    prepared = run_of("steps=1")
+    with pytest.raises(TrainingError, match="step 1: the dev loss is nan"):
+        train(prepared)
+    assert not prepared.folder.best.exists() and prepared.folder.latest() is None
+
+
+def test_a_checkpoint_that_cannot_be_read_names_its_file_and_the_way_on(run_of: RunOf) -> None:
+    train(run_of("steps=2"))
+    last = run_of("steps=2").folder.latest()
+    assert last is not None
+    (last / "optimizer.pt").write_bytes(b"half")
+    with pytest.raises(CheckpointError, match=r"optimizer\.pt cannot be read .*remove .*step-000002 to go on"):
+        Trainer(run_of("steps=2"), CPU).load(last)
+
+
 def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_touched(run_of: RunOf) -> None:
     trainer = Trainer(run_of(), CPU)
     first, *others = trainer.model.trained().values()

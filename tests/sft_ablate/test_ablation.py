@@ -30,7 +30,8 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     config = ablation_config()
     said: list[str] = []
     table = run_ablation(prepare_ablation(config, (0,)), said.append)
-    assert [line.split(": ")[1] for line in said[:2]] == ["full, seed 0", "no-emotion, seed 0"] and len(said) == 5
+    assert said[0] == "linear probe on the base's own states" and len(said) == 6
+    assert [line.split(": ")[1] for line in said[1:3]] == ["full, seed 0", "no-emotion, seed 0"]
     folder = table.parent
     heads = {variant: json.loads((folder / f"{variant}-seed0" / "best" / "heads.json").read_text())["heads"]
              for variant in Variant}  # fmt: skip
@@ -46,6 +47,7 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     text = table.read_text()
     assert "| lm-only | " in text and "Differences from the full run" in text
     assert re.search(r"\| majority class \| - \| \d\.\d{3} \| ", text)
+    assert re.search(r"\| linear probe \| - \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| - \|", text)
     record = json.loads((folder / "ablation.json").read_text())
     assert len(record["runs"]) == 5 and "emotion_accuracy" not in record["variants"]["no-emotion"]
     assert (folder / "ablation.png").read_bytes()[:4] == b"\x89PNG"
@@ -137,13 +139,13 @@ def test_the_table_pairs_runs_by_seed(tmp_path: Path) -> None:
         for seed in (0, 1)
         for place, variant in enumerate((Variant.FULL, Variant.LM_ONLY))
     }
-    text = as_markdown(results, Measures(strategy_accuracy=0.25), "Title", "Note.")
+    text = as_markdown(results, {"majority class": Measures(strategy_accuracy=0.25)}, "Title", "Note.")
     assert "| full | 2.5000 ± 6.3531 | - | - | - | - | 100 ± 0 |" in text
     assert "| lm-only | +0.5000 ± 0.0000 | - | - | - | - | +0 ± 0 |" in text
     assert "| majority class | - | - | - | 0.250 | - | - |" in text
-    record = as_json(results, Measures())
+    record = as_json(results, {})
     assert record["differences"]["lm-only"]["lm_loss"]["values"] == [0.5, 0.5]
-    draw(results, Measures(), tmp_path / "plot.png")
+    draw(results, {"majority class": Measures(lm_loss=3.0)}, tmp_path / "plot.png")
     assert (tmp_path / "plot.png").stat().st_size > 1000
 
 

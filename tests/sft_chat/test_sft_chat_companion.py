@@ -58,7 +58,7 @@ class Recording:
         self.asked: list[list[Message]] = []
         self.penalised: list[bool] = []
         self.tokenizer, self.system, self.has_heads = speaker.tokenizer, speaker.system, speaker.has_heads
-        self.read, self._write, self._texts = speaker.read, speaker.write, list(texts)
+        self.read, self.room, self._write, self._texts = speaker.read, speaker.room, speaker.write, list(texts)
 
     def write(self, messages: Any, sampling: Sampling, seed: int, *, penalise_directives: bool = False) -> str:
         self.asked.append(list(messages))

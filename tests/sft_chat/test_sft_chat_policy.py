@@ -128,6 +128,14 @@ def test_the_emergency_number_comes_first_where_it_is_urgent() -> None:
     assert other.index("988") < other.index("911")
 
 
+@pytest.mark.parametrize(
+    "written", ["我在这里陪着你。", "ここにいるよ、話してね。", "ฉันอยู่ตรงนี้กับคุณ", "Я рядом с тобой."]
+)
+def test_languages_without_blanks_between_words_are_text_too(written: str) -> None:
+    assert show(written, CALM, US).text == written
+    assert show(written[:1] * 24, CALM, US).fixed  # one sign over and over is none
+
+
 def test_everyday_talk_is_left_as_it_is() -> None:
     text = "That sounds lonely. In 2019 I called 555 too. What do you miss most?"
     assert show(f"{OPEN}sad{CLOSE} {text}", CALM, US).text == text

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from benchmarks.sft_memory import SMALL, build, measure
+from sft.base import BaseModelError
 from sft.commands import app
 from sft.config import ConfigError, SftConfig
 from sft.config_loading import load_config
@@ -111,3 +113,12 @@ def test_the_command_prints_parts_peak_and_room() -> None:
     over = CliRunner().invoke(app, ["plan", T4, "model.quantisation=none"])
     assert "GiB above the bar" in over.output
     assert CliRunner().invoke(app, ["plan", T4, "--device", "tpu"]).exit_code == 2
+
+
+def test_a_base_that_is_no_such_decoder_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(BaseModelError, match="cannot read its configuration"):
+        shape_of(str(tmp_path))
+    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
+    with pytest.raises(BaseModelError, match="no decoder in the manner of Llama"):
+        shape_of(str(tmp_path))
