@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 KILL_TIMEOUT_S = 15.0
 START_TIMEOUT_S = 1200.0  # placement, imports and loading the model; `rollout.timeout_s` is for a worker at work
-# Milliseconds that an idle OpenMP thread of Intel's runtime spins: the learner wants its core. GNU's own spins as long.
+# Milliseconds that an idle OpenMP thread of Intel's runtime spins: the learner wants its core. GNU's does by itself.
 # Never 0, nor OMP_WAIT_POLICY=PASSIVE: decoding enters thousands of short parallel regions a second, and waking a
 # sleeping thread for each took a third of the tokens per second (benchmarks/generation.py).
 CPU_ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
