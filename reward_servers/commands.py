@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from reward_servers.protocol import TOKEN_VARIABLE
+
 if TYPE_CHECKING:
     from reward_servers.service_config import ServiceConfig
-
-TOKEN_VARIABLE = "RAPPORT_REWARD_TOKEN"
 
 
 def serve(

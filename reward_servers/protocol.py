@@ -18,6 +18,9 @@ from enum import StrEnum
 from dialogue.conversation import Message
 from dialogue.tactics import Tactic, TacticCounts, count_tactics
 
+TOKEN_VARIABLE = "RAPPORT_REWARD_TOKEN"
+"""The environment variable of the servers' bearer token, for those who serve and those who call."""
+
 
 class Dimension(StrEnum):
     """The six Lend-an-Ear dimensions, each judged from 1 to 5 (arXiv 2604.11742)."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from reward_servers.client import RetryPolicy, RewardClient
-from reward_servers.protocol import ScoreFailure, ScoreRequest, ScoreResult
+from reward_servers.protocol import TOKEN_VARIABLE, ScoreFailure, ScoreRequest, ScoreResult
 from rl.config import RunConfig, ServersConfig
 from rl.scoring import ScoringError
 from rl.types import TurnTactics
@@ -38,8 +38,8 @@ class BlockingScorer:
 
 
 def token_of(servers: ServersConfig) -> str:
-    """What the servers at `url` are shown: `servers.token`, or RAPPORT_REWARD_TOKEN as `rapport serve` reads it."""
-    return servers.token or os.environ.get("RAPPORT_REWARD_TOKEN", "")
+    """What the servers at `url` are shown: `servers.token`, or else the environment's."""
+    return servers.token or os.environ.get(TOKEN_VARIABLE, "")
 
 
 def start_scorer(config: RunConfig, on_exit: ExitStack) -> BlockingScorer:

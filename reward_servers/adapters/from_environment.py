@@ -8,10 +8,9 @@ from functools import cache
 
 from reward_servers.client import RetryPolicy, RewardClient
 from reward_servers.failures import RewardServerError
-from reward_servers.protocol import Score, ScoreFailure, ScoreResult
+from reward_servers.protocol import TOKEN_VARIABLE, Score, ScoreFailure, ScoreResult
 
 URL_VARIABLE = "RAPPORT_REWARD_URL"
-TOKEN_VARIABLE = "RAPPORT_REWARD_TOKEN"
 # Trainers that call for one reply at a time have a batch of calls open: the servers batch them again.
 _POLICY = RetryPolicy(concurrency=64)
 

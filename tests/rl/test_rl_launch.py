@@ -5,8 +5,11 @@ from __future__ import annotations
 import dataclasses
 
 from dialogue.loaders import load_conversations, save_conversations
+from reward_servers.protocol import TOKEN_VARIABLE
+from rl.config import ServersConfig
 from rl.config_loading import load_config
 from rl.launch import prepare
+from rl.reward_client import token_of
 
 
 def test_no_held_out_conversation_is_a_lesson_of_the_warm_start_even_under_another_id(tmp_path, tiny_model):
@@ -25,3 +28,9 @@ def test_without_data_of_its_own_the_warm_start_learns_from_the_training_side(tm
     prepared = prepare(load_config("tiny", [f"model.path={tiny_model}", f"output_dir={tmp_path}"]))
     assert prepared.lessons == prepared.train
     assert {talk.turns for talk in prepared.held_out}.isdisjoint(talk.turns for talk in prepared.lessons)
+
+
+def test_the_token_of_the_servers_comes_from_the_environment_unless_the_configuration_has_one(monkeypatch):
+    monkeypatch.setenv(TOKEN_VARIABLE, "from outside")
+    assert token_of(ServersConfig()) == "from outside"
+    assert token_of(ServersConfig(token="written down")) == "written down"

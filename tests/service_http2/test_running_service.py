@@ -25,9 +25,9 @@ from hostile import Attack
 from prometheus_client.parser import text_string_to_metric_families
 
 from reward_servers.adapters import trl_reward, verl_reward
-from reward_servers.adapters.from_environment import TOKEN_VARIABLE, URL_VARIABLE, AdapterError
+from reward_servers.adapters.from_environment import URL_VARIABLE, AdapterError
 from reward_servers.client import RewardClient, RewardServerError
-from reward_servers.protocol import Score, ScoreRequest
+from reward_servers.protocol import TOKEN_VARIABLE, Score, ScoreRequest
 from reward_servers.service_config import SCORER, TAGGER
 
 pytestmark = pytest.mark.timeout(600)  # the first test also starts Ray and Serve, slowly on a busy machine
