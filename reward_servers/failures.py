@@ -60,3 +60,12 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         yield link
         hidden = None if link.__suppress_context__ else link.__context__
         link = link.__cause__ or hidden
+
+
+def gateway_timeout_s(timeout_s: float) -> float:
+    """How long of a call's time-out the gateway may wait for its model servers, s.
+
+    The rest, a tenth but at least a second where that is not more than half, is for the way back: the gateway can then
+    still say which model server was late, also on a busy machine.
+    """
+    return timeout_s - max(0.1 * timeout_s, min(1.0, 0.5 * timeout_s))

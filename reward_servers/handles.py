@@ -15,10 +15,9 @@ from ray.serve.exceptions import BackPressureError, RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from reward_servers.callers import CALLER_VARIABLE
-from reward_servers.failures import RewardServerError, root_cause
+from reward_servers.failures import RewardServerError, gateway_timeout_s, root_cause
 from reward_servers.protocol import FailureKind, ScoreRequest, ScoreResult, TagResult
 
-_SERVER_SHARE = 0.9  # of a call's time-out is the gateway's, so that it can still say which model server was late
 
 
 async def ask(method: DeploymentHandle, *args: Any, server: str, timeout_s: float) -> Any:
@@ -101,17 +100,17 @@ class HandleTransport:
 
     async def score(self, _: None, requests: Sequence[ScoreRequest], timeout_s: float) -> list[ScoreResult]:
         gateway = await self._gateway(timeout_s)
-        share = _SERVER_SHARE * timeout_s
+        share = gateway_timeout_s(timeout_s)
         return await self._ask(gateway.score, list(requests), share, self._name(), timeout_s=timeout_s)
 
     async def tag(self, _: None, responses: Sequence[tuple[str, str]], timeout_s: float) -> list[TagResult]:
         gateway = await self._gateway(timeout_s)
-        share = _SERVER_SHARE * timeout_s
+        share = gateway_timeout_s(timeout_s)
         return await self._ask(gateway.tag, list(responses), share, self._name(), timeout_s=timeout_s)
 
     async def health(self, _: None, timeout_s: float) -> dict[str, str]:
         gateway = await self._gateway(timeout_s)
-        return await self._ask(gateway.health, _SERVER_SHARE * timeout_s, timeout_s=timeout_s)
+        return await self._ask(gateway.health, gateway_timeout_s(timeout_s), timeout_s=timeout_s)
 
     async def _ask(self, method: DeploymentHandle, *args: Any, timeout_s: float) -> Any:
         return await ask(method, *args, server=self.server, timeout_s=timeout_s)

@@ -14,12 +14,11 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from reward_servers.callers import CALLER_HEADER, caller_of_process
-from reward_servers.failures import RewardServerError
+from reward_servers.failures import RewardServerError, gateway_timeout_s
 from reward_servers.protocol import FailureKind, ScoreRequest, ScoreResult, TagResult
 from reward_servers.wire import WireError, body_list, decode_result, decode_tags, encode_request, parse_body
 
 R = TypeVar("R")
-_SERVER_SHARE = 0.9  # of a call's time-out is the gateway's, so that it can still say which model server was late
 _LONGEST_ERROR_BODY = 64 * 1024
 
 
@@ -43,14 +42,14 @@ class HttpTransport:
         self, session: aiohttp.ClientSession, requests: Sequence[ScoreRequest], timeout_s: float
     ) -> list[ScoreResult]:
         items = [encode_request(request) for request in requests]
-        body = {"requests": items, "timeout_s": _SERVER_SHARE * timeout_s}
+        body = {"requests": items, "timeout_s": gateway_timeout_s(timeout_s)}
         return self._results(await self._call(session, "POST", "/v1/score", body, timeout_s), decode_result)
 
     async def tag(
         self, session: aiohttp.ClientSession, responses: Sequence[tuple[str, str]], timeout_s: float
     ) -> list[TagResult]:
         items = [{"id": name, "response": text} for name, text in responses]
-        body = {"requests": items, "timeout_s": _SERVER_SHARE * timeout_s}
+        body = {"requests": items, "timeout_s": gateway_timeout_s(timeout_s)}
         return self._results(await self._call(session, "POST", "/v1/tactics", body, timeout_s), decode_tags)
 
     async def health(self, session: aiohttp.ClientSession, timeout_s: float) -> dict[str, str]:

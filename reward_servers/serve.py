@@ -18,7 +18,7 @@ What each part waits for, and who unblocks it
     client       an answer              the gateway; its own time-out; the error of a dead replica or a full queue
     gateway      a turn, for each piece the end of another piece: of the callers that wait, who was given the least is
                  of a call's work       next (`fair_queue`); a caller with too much in line is told OVERLOADED
-                 both model servers     their answers; the caller's time-out (90 % of it) or call_timeout_s, whichever
+                 both model servers     their answers; the caller's time-out (most of it) or call_timeout_s, whichever
                                         is shorter. No lock, no state of a call: any gateway can answer any call
     model server an equal item in work  that work; it goes on until the last call that waits for it is cancelled
     batch queue  more items             max_batch_tokens, or batch_wait_s after the first

@@ -68,13 +68,13 @@ def test_killing_the_replica_that_holds_a_request_loses_and_changes_nothing(
 
 
 def test_a_scorer_that_hangs_is_a_timeout_of_the_scorer_in_bounded_time(service: Service) -> None:
-    client = service.client(timeout_s=2.0, retries=1, backoff_s=0.1)
+    client = service.client(timeout_s=5.0, retries=1, backoff_s=0.1)
     began = time.monotonic()
     [failure] = client.score_sync([HELD])
-    assert time.monotonic() - began < 2 * 2.0 + 0.1 + 2.0
+    assert time.monotonic() - began < 2 * 5.0 + 0.1 + 2.0
     assert isinstance(failure, ScoreFailure)
     assert (failure.kind, failure.server, failure.attempts) == (FailureKind.TIMEOUT, SCORER, 2)
-    assert "1.8 s" in failure.message
+    assert "within 4 s" in failure.message
 
 
 def test_the_tagger_still_answers_while_the_scorer_hangs(service: Service) -> None:
