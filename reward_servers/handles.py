@@ -19,7 +19,6 @@ from reward_servers.failures import RewardServerError, gateway_timeout_s, root_c
 from reward_servers.protocol import FailureKind, ScoreRequest, ScoreResult, TagResult
 
 
-
 async def ask(method: DeploymentHandle, *args: Any, server: str, timeout_s: float) -> Any:
     """Call a deployment's method and wait for its answer, at most `timeout_s` seconds.
 
