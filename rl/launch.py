@@ -7,7 +7,7 @@ run     (in Ray): reward servers -> tags of past turns -> warm start -> rollout 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -29,7 +29,17 @@ from rl.checks import (
 )
 from rl.config import ConfigError, PromptMode, RunConfig
 from rl.models import resolve_model
-from rl.prompts import PromptSet, TurnKey, asked, build_prompts, reply_examples, supporter_texts, trained_on
+from rl.prompts import (
+    PromptSet,
+    TurnKey,
+    asked,
+    build_prompts,
+    past_texts,
+    prompt_id,
+    reply_examples,
+    supporter_texts,
+    trained_on,
+)
 from rl.tracking import RunLog, validate_trackers
 from rl.types import Prompt, TurnTactics
 
@@ -179,7 +189,7 @@ def run(prepared: Prepared) -> None:
             scorer = start_scorer(config, on_exit)
         with log.phase("tag past turns", timings):
             train = _tagged_prompts(prepared.train, prepared, scorer)
-            held_out = _evaluated(_tagged_prompts(prepared.held_out, prepared, scorer), config)
+            held_out = _tagged_prompts(prepared.held_out, prepared, scorer, _evaluated)
         model_path = _warm_started(prepared, train, scorer, folder, log, timings)
         with log.phase("start rollout workers and learners", timings):
             workers = _start_workers(config, model_path, scorer, on_exit)
@@ -208,14 +218,20 @@ def close_run(prepared: Prepared, scorer: BlockingScorer, folder: RunFolder) -> 
 
 
 def _tagged_prompts(
-    conversations: Sequence[Conversation], prepared: Prepared, scorer: BlockingScorer
+    conversations: Sequence[Conversation],
+    prepared: Prepared,
+    scorer: BlockingScorer,
+    choose: Callable[[Sequence[Prompt], RunConfig], Sequence[Prompt]] = lambda prompts, _: prompts,
 ) -> tuple[Prompt, ...]:
-    """Prompts with the tactics of their past supporter turns from the tagger."""
+    """The chosen prompts with the tactics of their past supporter turns; only what lies in such a past is tagged."""
     if not conversations:
         return ()
-    texts = supporter_texts(conversations)
+    config, tokenizer = prepared.config, prepared.tokenizer
+    chosen = choose(_longest_prompts(conversations, tokenizer, config).prompts, config)
+    texts = past_texts(conversations, chosen)
     tactics: dict[TurnKey, TurnTactics] = dict(zip(texts, scorer.tag(list(texts.values())), strict=True))
-    return build_prompts(conversations, tactics, prepared.tokenizer, prepared.config).prompts
+    built = build_prompts(conversations, tactics, tokenizer, config, {prompt.id for prompt in chosen})
+    return tuple(choose(built.prompts, config))
 
 
 def _evaluated(held_out: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
@@ -244,7 +260,7 @@ def _warm_started(
     target = folder.path / "warm_start"
     if not target.is_dir():
         texts = {
-            f"{conversation.id}/{index}": conversation.turns[index].text
+            prompt_id(conversation, index): conversation.turns[index].text
             for conversation in prepared.lessons
             for index in conversation.supporter_turns()
         }

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -49,17 +49,31 @@ def supporter_texts(conversations: Sequence[Conversation]) -> dict[TurnKey, str]
     }
 
 
+def past_texts(conversations: Sequence[Conversation], prompts: Sequence[Prompt]) -> dict[TurnKey, str]:
+    """The supporter turns that lie in the past of one of `prompts`, which may be few where many are over-long."""
+    past: dict[str, int] = {}
+    for prompt in prompts:
+        past[prompt.conversation_id] = max(past.get(prompt.conversation_id, 0), len(prompt.past_tactics))
+    return {
+        (conversation.id, index): conversation.turns[index].text
+        for conversation in conversations
+        for index in conversation.supporter_turns()[: past.get(conversation.id, 0)]
+    }
+
+
 def build_prompts(
     conversations: Sequence[Conversation],
     tactics: Mapping[TurnKey, TurnTactics],
     tokenizer: PreTrainedTokenizerBase,
     config: RunConfig,
+    only: Collection[str] | None = None,
 ) -> PromptSet:
-    """Render every supporter turn as a prompt.
+    """Render every supporter turn as a prompt, or those whose ids are in `only`.
 
     Args:
         conversations: validated ones.
         tactics: tags of the earlier supporter turns, by `supporter_texts` key. A missing key is a KeyError.
+        only: ids of prompts; None for all.
 
     Raises:
         ConfigError: a prompt is over the limit and `data.overlong` is `refuse`.
@@ -68,6 +82,7 @@ def build_prompts(
         _build_prompt(conversation, index, tactics, tokenizer, config)
         for conversation in conversations
         for index in conversation.supporter_turns()
+        if only is None or prompt_id(conversation, index) in only
     ]
     limit = config.rollout.max_prompt_tokens
     kept = tuple(prompt for prompt in prompts if len(prompt.token_ids) <= limit)
@@ -81,6 +96,11 @@ def build_prompts(
     if not kept:
         raise ConfigError(f"all {len(prompts)} prompts are over rollout.max_prompt_tokens={limit}: raise the limit")
     return PromptSet(kept, overlong=len(prompts) - len(kept))
+
+
+def prompt_id(conversation: Conversation, index: int) -> str:
+    """The name of a supporter turn in samples and messages."""
+    return f"{conversation.id}/{index}"
 
 
 def asked(prompts: Sequence[Prompt], config: RunConfig) -> tuple[Prompt, ...]:
@@ -105,7 +125,7 @@ def _build_prompt(
     )
     seeker = conversation.turns[index - 1]
     prompt = Prompt(
-        id=f"{conversation.id}/{index}",
+        id=prompt_id(conversation, index),
         conversation_id=conversation.id,
         history=tuple(turn.as_message() for turn in conversation.history(index)),
         token_ids=(),

@@ -12,7 +12,16 @@ from transformers import AutoTokenizer
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.tactics import Tactic
 from rl.config import ConfigError, DataConfig, OverlongPrompt, RolloutConfig, RunConfig
-from rl.prompts import PromptError, PromptQueue, asked, build_prompts, rollout_seed, supporter_texts, trained_on
+from rl.prompts import (
+    PromptError,
+    PromptQueue,
+    asked,
+    build_prompts,
+    past_texts,
+    rollout_seed,
+    supporter_texts,
+    trained_on,
+)
 from rl.types import Prompt
 
 
@@ -124,6 +133,14 @@ def test_no_reply_to_a_seeker_in_crisis_is_learnt_from_unless_the_configuration_
     assert asked(prompts, RunConfig()) == prompts  # evaluated all the same
     assert trained_on(prompts, RunConfig()) == prompts[:2]
     assert trained_on(prompts, RunConfig(data=DataConfig(crisis_turns=True))) == prompts
+
+
+def test_only_what_lies_in_the_past_of_a_prompt_needs_its_tactics(tiny_model):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    first, second = build_prompts([CONVERSATION], TAGS, tokenizer, RunConfig()).prompts
+    assert past_texts([CONVERSATION], [first]) == {}
+    assert past_texts([CONVERSATION], [first, second]) == supporter_texts([CONVERSATION])
+    assert build_prompts([CONVERSATION], TAGS, tokenizer, RunConfig(), {second.id}).prompts == (second,)
 
 
 def test_an_over_long_prompt_is_refused_by_name_or_left_out_and_counted(tiny_model):
