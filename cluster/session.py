@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +12,7 @@ import ray
 
 OBJECT_STORE_BYTES = 2 * 2**30  # a local run moves one copy of a small model's weights and the scored texts
 START_ATTEMPTS = 3
+CONNECT_TIMEOUT_S = 10.0
 
 
 class RaySessionError(RuntimeError):
@@ -31,6 +33,7 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
     os.environ.setdefault("RAY_worker_niceness", "0")  # at Ray's own 15 the workers starve beside any other program
     address = os.environ.get("RAY_ADDRESS")
     if address:
+        _check_reachable(address)
         # What a person must know comes as an exception or from the run itself; Ray's own notes would stand between.
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
@@ -45,6 +48,20 @@ def ray_session(parallel_actors: int) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_reachable(address: str) -> None:
+    """Raise RaySessionError where nothing listens at host:port. Ray itself would try for minutes without a word."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():  # "auto", or a name that Ray looks up itself
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_TIMEOUT_S).close()
+    except (OSError, OverflowError) as error:
+        raise RaySessionError(
+            f"RAY_ADDRESS={address}: nothing answers at {host}, port {port} ({error}); start a cluster there with "
+            "`ray start --head`, or unset RAY_ADDRESS to run on this machine alone"
+        ) from error
 
 
 def _start_local(num_cpus: int) -> None:

@@ -56,13 +56,15 @@ def train(
         return
     from cluster.session import ray_session
     from rl.launch import run
+    from rl.run_lock import only_run_in
 
+    folder = Path(config.output_dir) / config.name
     actors = config.rollout.workers + config.learner.ranks + 2 * config.servers.replicas + 4
-    with ray_session(parallel_actors=2 * actors):
+    with only_run_in(folder), ray_session(parallel_actors=2 * actors):
         run(prepared)
     from evaluation.report.commands import report
 
-    report([Path(config.output_dir) / config.name])
+    report([folder])
 
 
 def export(

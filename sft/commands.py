@@ -5,6 +5,7 @@ Heavy modules are imported when one runs.
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def train(
     from sft.ranks import joined
     from sft.training import train as run
 
-    with joined():
+    with joined(), _alone_in(prepared.folder.path):
         result = run(prepared)
     _say(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
     _say(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")
@@ -71,6 +72,14 @@ def _say(text: str) -> None:
 
     if speaks():
         typer.echo(text)
+
+
+def _alone_in(folder: Path) -> AbstractContextManager[None]:
+    """The lock of a run's folder, held by the first of its processes."""
+    from rl.run_lock import only_run_in
+    from sft.launch import speaks
+
+    return only_run_in(folder) if speaks() else nullcontext()
 
 
 def _launch_several(processes: int, batches: int, arguments: list[str]) -> None:
@@ -123,7 +132,7 @@ def dpo(
     from sft.dpo.training import train_dpo
     from sft.ranks import joined
 
-    with joined():
+    with joined(), _alone_in(prepared.folder.path):
         result = train_dpo(prepared)
     _say(f"{result.steps} steps, best dev loss {result.best:.4f} after step {result.best_step}")
     _say(f"model {result.folder / 'best'}, curves {result.folder / 'curves.png'}")

@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import shutil
+import socket
 from pathlib import Path
 from unittest import mock
 
@@ -55,6 +57,10 @@ def talk(name: str, *texts: str) -> dict[str, object]:
 @pytest.fixture
 def quick(tmp_path, tiny_model) -> list[str]:
     return ["train", "tiny", f"model.path={tiny_model}", f"output_dir={tmp_path}", "--dry-run"]
+
+
+def started(quick: list[str]) -> list[str]:
+    return [argument for argument in quick if argument != "--dry-run"]
 
 
 def test_an_unknown_key(quick):
@@ -191,6 +197,22 @@ def test_a_folder_that_holds_another_run(quick, tmp_path):
     RunFolder(load_config("tiny", [f"output_dir={tmp_path}", "learner.lr=0.5"])).prepare()
     error = refused(*quick)
     assert "learner.lr: 0.5 -> 0.001" in error
+
+
+def test_a_folder_in_which_another_process_trains(quick, tmp_path):
+    from rl.run_lock import only_run_in
+
+    with only_run_in(tmp_path / "tiny"):
+        assert f"{tmp_path / 'tiny'} is being trained by process {os.getpid()} on " in refused(*started(quick))
+
+
+def test_a_ray_address_where_nothing_answers(quick, monkeypatch):
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+    monkeypatch.setenv("RAY_ADDRESS", f"127.0.0.1:{port}")
+    code, out, err = run(*started(quick))
+    assert code == 1, out + err
+    assert f"RAY_ADDRESS=127.0.0.1:{port}: nothing answers" in " ".join(err.split())
 
 
 def test_a_dry_run_prints_the_configuration_and_the_plan(quick):

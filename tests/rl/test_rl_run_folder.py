@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +12,10 @@ import pytest
 
 from rl.checkpoint import RunFolder, TrainState
 from rl.config import ConfigError, RunConfig, ServersConfig
+from rl.run_lock import only_run_in
 from rl.tracking import RunLog, read_lines, validate_trackers
+
+REPO = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -165,3 +170,23 @@ def test_long_phases_give_a_log_file_a_line_now_and_then(tmp_path, monkeypatch):
     said = [line.split(" ", 1)[1] for line in (tmp_path / "train.log").read_text().splitlines()]
     assert said == ["step 3 phase generate", "step 3 generate 2/4", "step 3 generate 4/4"]
     assert timings["generate"] >= 0
+
+
+def test_the_lock_of_a_killed_process_is_free(tmp_path):
+    code = f"""
+from pathlib import Path
+from rl.run_lock import only_run_in
+with only_run_in(Path({str(tmp_path)!r})):
+    print("held", flush=True)
+    input()
+"""
+    holder = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        with pytest.raises(ConfigError, match=f"process {holder.pid} on"), only_run_in(tmp_path):
+            pass
+    finally:
+        holder.kill()
+        holder.wait(30)
+    with only_run_in(tmp_path):
+        pass
