@@ -40,6 +40,7 @@ from rl.prompts import (
     supporter_texts,
     trained_on,
 )
+from rl.threads import share_of_cores
 from rl.tracking import RunLog, validate_trackers
 from rl.types import Prompt, TurnTactics
 
@@ -99,6 +100,7 @@ def prepare(config: RunConfig) -> Prepared:
         ConfigError, ModelError, ModelUnsupportedError: with what to change.
     """
     validate_trackers(config.trackers)
+    share_of_cores(neighbours=1)  # refuses a variable that is no number
     RunFolder(config).check()
     train, held_out = _split(read_conversations("data.path", config.data.path), config)
     lessons = _lessons(config, train, held_out)

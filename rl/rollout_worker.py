@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from dialogue.in_process_vllm import prepare_process
 from dialogue.thinking import strip_thinking
 from rl.config import AdapterUse, LoraConfig, RunConfig
+from rl.threads import share_of_cores
 from rl.types import Rollout, StopReason
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class RolloutWorker:
         import torch
 
         if not gpu:
-            torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // neighbours))
+            torch.set_num_threads(share_of_cores(neighbours))
         self._model_path = model_path
         self._merges = merges_adapter(config, gpu)
         self._llm = _load_engine(config, model_path, gpu)

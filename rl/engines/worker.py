@@ -20,6 +20,7 @@ from rl.engines.base import Engine, EngineSpec
 from rl.engines.head import Scoring
 from rl.engines.model import compute_dtype
 from rl.engines.place import Place
+from rl.threads import share_of_cores
 
 if TYPE_CHECKING:
     from rl.losses import Tally
@@ -37,7 +38,7 @@ class RankWorker:
         self.model_path = model_path
         self.place = place
         be_quiet()
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // place.neighbours))
+        torch.set_num_threads(share_of_cores(place.neighbours))
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
         _join(place, self.device, config.learner.timeout_s)
         seed_everything(config.seed)  # every rank builds the same adapter

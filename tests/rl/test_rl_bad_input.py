@@ -71,6 +71,11 @@ def test_an_impossible_value(quick):
     assert "rollout.n=1: a group needs at least 2" in refused(*quick, "rollout.n=1")
 
 
+def test_a_number_of_threads_that_is_none(quick, monkeypatch):
+    monkeypatch.setenv("RAPPORT_THREADS", "many")
+    assert "RAPPORT_THREADS=many: expected a number of threads" in refused(*quick)
+
+
 def test_a_missing_model(quick):
     assert "no-such-model" in refused(*quick, "model.path=no-such-model")
 
