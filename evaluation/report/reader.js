@@ -107,6 +107,7 @@ const COMPONENTS = {
   quality: "empathy",
   d_kl: "change of tactics",
   entropy: "variety",
+  d_own: "variety between people",
   bigram: "pairs",
   trigram: "triples",
 };
