@@ -167,10 +167,6 @@ def _d_kl(reply: EvalReply) -> float | None:
     return reply.raw.d_kl if reply.raw and reply.previous_counts is not None else None
 
 
-def _d_own(reply: EvalReply) -> float | None:
-    return reply.raw.d_own if reply.raw else None
-
-
 def _entropy(reply: EvalReply) -> float | None:
     return reply.raw.entropy if reply.raw else None
 
@@ -184,7 +180,6 @@ _MEASURES: dict[str, Callable[[EvalReply], float | None]] = {
     "empathy": _quality,
     **{dimension.value: _dimension(index) for index, dimension in enumerate(Dimension)},
     "d_kl": _d_kl,
-    "d_own": _d_own,
     "entropy": _entropy,
     "distinct_tactics": lambda reply: float(len(reply.tactics)),
     "tokens": lambda reply: float(reply.tokens),

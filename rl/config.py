@@ -189,7 +189,6 @@ class RewardConfig:
     gamma_entropy: float = 0.0
     gamma_bigram: float = 0.0
     gamma_trigram: float = 0.0
-    gamma_own: float = 0.0  # not in the paper: variety between the replies to different people
     alpha: float = 0.1  # smoothing of tactic counts
     kl_cap: float = 5.0
     target_tokens: int = 200

@@ -170,7 +170,7 @@ def _cross_problems(config: RunConfig) -> Iterable[str]:
 
 
 def _reward_problems(reward: RewardConfig) -> Iterable[str]:
-    gammas = (reward.gamma_kl, reward.gamma_entropy, reward.gamma_bigram, reward.gamma_trigram, reward.gamma_own)
+    gammas = (reward.gamma_kl, reward.gamma_entropy, reward.gamma_bigram, reward.gamma_trigram)
     needs_variety = reward.mode in (RewardMode.diversity_only, RewardMode.quality_times_diversity)
     if needs_variety and not (reward.weight and any(gammas)):
         yield (

@@ -139,7 +139,6 @@ def summary(replies: Sequence[EvalReply]) -> dict[str, float]:
     values = {
         "empathy": _mean([item.quality for item in raw]),
         "d_kl": _mean([r.raw.d_kl for r in scored if r.raw is not None and r.previous_counts is not None]),
-        "d_own": _mean([item.d_own for item in raw]),
         "entropy": _mean([item.entropy for item in raw]),
         "distinct_tactics": _mean([len(reply.tactics) for reply in replies]),
         "stickiness": stickiness([(reply.previous_counts, reply.tactics) for reply in replies]),

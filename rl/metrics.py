@@ -88,7 +88,7 @@ def _reward_metrics(scores: StepScores) -> dict[str, float]:
     }
     raw = [breakdown.raw for breakdown in breakdowns if breakdown.raw is not None]
     if raw:
-        for name in ("quality", "d_kl", "entropy", "bigram", "trigram", "d_own"):
+        for name in ("quality", "d_kl", "entropy", "bigram", "trigram"):
             metrics[f"reward/{name}"] = float(np.mean([getattr(item, name) for item in raw]))
         dimensions = np.array([s.empathy.dimensions for group in scores.groups for s in group.scores if s is not None])
         for index, dimension in enumerate(Dimension):

@@ -2,20 +2,15 @@
 
 A reward function sees a whole group, because each component is scaled to [0, 1] within the group:
 
-    r = (Q' + w * (g_kl * D_KL' + g_h * H' + g_2 * B' + g_3 * T' + g_o * D_own')) * min(1, 200 / tokens) - penalties
+    r = (Q' + w * (g_kl * D_KL' + g_h * H' + g_2 * B' + g_3 * T')) * min(1, 200 / tokens) - penalties
 
 Q    quality of the reply in its history
 D_KL KL(current || previous supporter turn) over the ten tactics: variety across turns
 H    Shannon entropy of the current turn's tactics: variety within a turn
 B, T surprisal of the order of tactics under the conversation's own past, by bigram and trigram
-D_own KL(current || all replies of the step to other prompts): variety across people; not in the paper
 
 All logarithms are natural. What the paper leaves open is settled here: on the supporter's first turn there is no
 previous turn, so D_KL is 0 for every rollout of the group and scales to the flat 0.5.
-
-Why D_own: prompts are gold histories, so D_KL compares a reply with what a *person* did before. A policy that makes one
-move in every turn (it asks) differs from most people's previous turns and is never told that it repeats itself. The
-mean of D_own over a step is nearly the Jensen-Shannon divergence between its replies: one habit cannot raise it.
 """
 
 from __future__ import annotations
@@ -44,7 +39,6 @@ class Components:
     entropy: float
     bigram: float
     trigram: float
-    d_own: float = 0.0  # older runs' files have none
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,8 +97,8 @@ def ngram_surprisal(current: TurnTactics, past: Sequence[TurnTactics], order: in
     return sum(surprisals) / len(surprisals) if surprisals else 0.0
 
 
-def components(prompt: Prompt, score: Score, config: RewardConfig, elsewhere: TacticCounts | None = None) -> Components:
-    """The raw components of one scored reply; `elsewhere` as in `group_rewards`."""
+def components(prompt: Prompt, score: Score, config: RewardConfig) -> Components:
+    """The raw components of one scored reply."""
     counts = score.tactic_counts
     return Components(
         quality=score.quality,
@@ -112,7 +106,6 @@ def components(prompt: Prompt, score: Score, config: RewardConfig, elsewhere: Ta
         entropy=entropy(counts),
         bigram=ngram_surprisal(score.sentence_tactics, prompt.past_tactics, 2, config.alpha),
         trigram=ngram_surprisal(score.sentence_tactics, prompt.past_tactics, 3, config.alpha),
-        d_own=kl_to_previous(counts, elsewhere, config.alpha, config.kl_cap),
     )
 
 
@@ -141,7 +134,6 @@ def group_rewards(
     scores: Sequence[Score | None],
     config: RewardConfig,
     stock: Sequence[float] = (),
-    elsewhere: TacticCounts | None = None,
 ) -> list[RewardBreakdown]:
     """The rewards of one group.
 
@@ -150,7 +142,6 @@ def group_rewards(
         rollouts: G rollouts that are in the group; those whose scoring failed have already left it.
         scores: G scores in the same order; None for exactly the replies without text.
         stock: G shares of stock phrases (`rl.stock`); all 0 if not given.
-        elsewhere: tactics of all the step's replies to other prompts; None where there is no such reply.
 
     Returns:
         G breakdowns in the same order.
@@ -159,7 +150,7 @@ def group_rewards(
         raise ValueError(f"prompt {prompt.id}: exactly the rollouts without text must come without a score")
     replies = [
         RawReply(
-            raw=components(prompt, score, config, elsewhere) if score is not None else None,
+            raw=components(prompt, score, config) if score is not None else None,
             tokens=len(rollout.token_ids),
             leaked=leaks_labels(rollout.text),
             truncated=rollout.stop_reason is StopReason.LENGTH,
@@ -210,7 +201,6 @@ def _join(scaled: Components, config: RewardConfig) -> float:
         + config.gamma_entropy * scaled.entropy
         + config.gamma_bigram * scaled.bigram
         + config.gamma_trigram * scaled.trigram
-        + config.gamma_own * scaled.d_own
     )
     match config.mode:
         case RewardMode.quality_only:

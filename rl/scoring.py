@@ -9,11 +9,10 @@ asked again; above `servers.max_failed_fraction` of a step's rollouts the run st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from dialogue.tactics import TACTICS, TacticCounts
 from reward_servers.protocol import Score, ScoreFailure, ScoreRequest, ScoreResult
 from rl.config import RunConfig
 from rl.reward import RewardBreakdown, group_rewards, is_empty
@@ -77,8 +76,6 @@ def score_groups(
     failures = [result for result in results.values() if isinstance(result, ScoreFailure)]
     _check_failures(failures, sum(len(group.rollouts) for group in groups), config)
     stock = stock_shares([[rollout.text for rollout in group.rollouts] for group in groups])
-    counts = _tactics_by_prompt(results)
-    totals = [sum(column) for column in zip(*counts.values(), strict=True)]
     kept, handed_back = [], []
     for p, group in enumerate(groups):
         alive = [g for g in range(len(group.rollouts)) if not isinstance(results.get((p, g)), ScoreFailure)]
@@ -88,10 +85,7 @@ def score_groups(
             continue
         rollouts = tuple(group.rollouts[g] for g in alive)
         scores = tuple(score if isinstance(score := results.get((p, g)), Score) else None for g in alive)
-        told = [stock[p][g] for g in alive]
-        breakdowns = tuple(
-            group_rewards(group.prompt, rollouts, scores, config.reward, told, _but(totals, counts.get(p)))
-        )
+        breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward, [stock[p][g] for g in alive]))
         kept.append(ScoredGroup(group.prompt, rollouts, scores, breakdowns))
     return StepScores(tuple(kept), tuple(handed_back), len(failures))
 
@@ -110,22 +104,6 @@ def _score_texts(scorer: Scorer, groups: Sequence[RolloutGroup]) -> list[tuple[t
         for p, g in places
     ]
     return list(zip(places, scorer.score(requests), strict=True))
-
-
-def _tactics_by_prompt(results: Mapping[tuple[int, int], ScoreResult]) -> dict[int, TacticCounts]:
-    """How often each tactic occurs in all scored replies to a prompt, by the prompt's place."""
-    counts: dict[int, list[int]] = {}
-    for (p, _), result in results.items():
-        if isinstance(result, Score):
-            before = counts.get(p, [0] * len(TACTICS))
-            counts[p] = [a + b for a, b in zip(before, result.tactic_counts, strict=True)]
-    return {p: tuple(total) for p, total in counts.items()}
-
-
-def _but(totals: Sequence[int], own: TacticCounts | None) -> TacticCounts | None:
-    """What is left of the step's counts without a prompt's own; None where nothing is."""
-    rest = tuple(total - part for total, part in zip(totals, own or [0] * len(totals), strict=True))
-    return rest if any(rest) else None
 
 
 def _check_failures(failures: Sequence[ScoreFailure], asked: int, config: RunConfig) -> None:

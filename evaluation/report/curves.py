@@ -57,7 +57,6 @@ COMPONENTS = Chapter(
         Curve("reward/quality", "Quality Q", "empathy of the reply, 1 to 5"),
         Curve("reward/d_kl", "Change of tactics D_KL", "against the previous supporter turn, nats"),
         Curve("reward/entropy", "Variety within a reply H", "nats"),
-        Curve("reward/d_own", "Variety between people D_own", "against the replies to other people, nats"),
         Curve("reward/bigram", "Surprise, pairs of tactics", "nats"),
         Curve("reward/trigram", "Surprise, triples of tactics", "nats"),
     ),

@@ -66,7 +66,7 @@ def _warm_start(run: Run) -> str:
 
 
 def _weights(run: Run) -> str:
-    names = {"kl": "D_KL", "entropy": "H", "bigram": "pairs", "trigram": "triples", "own": "D_own"}
+    names = {"kl": "D_KL", "entropy": "H", "bigram": "pairs", "trigram": "triples"}
     used = [f"{run.setting(f'reward.gamma_{key}')} {name}" for key, name in names.items()
             if run.setting(f"reward.gamma_{key}", 0.0)]  # fmt: skip
     return f"diversity weight {run.setting('reward.weight', '?')} on {' + '.join(used) or 'nothing'}"

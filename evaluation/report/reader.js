@@ -107,7 +107,6 @@ const COMPONENTS = {
   quality: "empathy",
   d_kl: "change of tactics",
   entropy: "variety",
-  d_own: "variety between people",
   bigram: "pairs",
   trigram: "triples",
 };

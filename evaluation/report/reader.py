@@ -200,11 +200,10 @@ def _reply(reply: Reply, label: str, faults: Sequence[Fault], run: Run) -> dict[
 
 
 def _components(values: Mapping[str, float] | None, run: Run) -> dict[str, float | None] | None:
-    """Components by name; those that are rarely used only where the run's reward uses them."""
+    """Components by name; the surprisals only where the run's reward uses them."""
     if values is None:
         return None
-    keys = {"bigram": "gamma_bigram", "trigram": "gamma_trigram", "d_own": "gamma_own"}
-    used = {name for name, key in keys.items() if run.setting(f"reward.{key}", 0.0)}
+    used = {name for name in ("bigram", "trigram") if run.setting(f"reward.gamma_{name}", 0.0)}
     return {name: _rounded(value) for name, value in values.items() if name in _SHOWN_ALWAYS or name in used}
 
 

@@ -94,19 +94,6 @@ def test_trigram_surprisal_averages_over_the_tactics_of_a_sentence():
     assert ngram_surprisal(((V,), (Q,), (A, V)), past, 3, 0.1) == pytest.approx((seen + unseen) / 2)
 
 
-def test_variety_between_people_is_measured_against_the_replies_to_the_others():
-    config = RewardConfig(weight=2.0, gamma_kl=0.0, gamma_own=1.0)
-    # all others were asked something; of two replies of one quality the one that validates instead is worth more
-    got = group_rewards(
-        prompt(), [rollout(), rollout()], [score(3.0, (Q,)), score(3.0, (V,))], config, (), one_hot(Q, 9)
-    )
-    # (1 + 0.1) / 2 and 0.1 / 2 against (9 + 0.1) / 10 and 0.1 / 10, eight more times 0.05 against 0.01
-    asked = 0.55 * math.log(0.55 / 0.91) + 9 * 0.05 * math.log(0.05 / 0.01)
-    validated = 0.55 * math.log(0.55 / 0.01) + 0.05 * math.log(0.05 / 0.91) + 8 * 0.05 * math.log(0.05 / 0.01)
-    assert [item.raw.d_own for item in got] == pytest.approx([asked, validated])
-    assert [item.reward for item in got] == pytest.approx([0.5 + 2.0 * 0.0, 0.5 + 2.0 * 1.0])
-
-
 def test_min_max_scaling_and_the_flat_range():
     assert scale_within_group([1.0, 3.0, 2.0]) == [0.0, 1.0, 0.5]
     assert scale_within_group([2.0, 2.0]) == [0.5, 0.5]

@@ -78,25 +78,6 @@ def test_what_is_told_to_everybody_is_found_across_the_groups_of_a_step():
     assert [first.rewards[1] - first.rewards[0], second.rewards[1] - second.rewards[0]] == pytest.approx([2.0, 2.0])
 
 
-def test_what_is_done_with_everybody_is_found_across_the_groups_of_a_step():
-    """By its tactics: the words differ."""
-    moves = {"ask": Tactic.QUESTIONING, "validate": Tactic.VALIDATION}
-
-    class Moves(ScriptedScorer):
-        def _answer(self, request: ScoreRequest) -> ScoreResult:
-            answer = super()._answer(replace(request, response="2"))
-            assert isinstance(answer, Score)
-            return replace(answer, sentence_tactics=((moves[request.response],),))
-
-    config = replace(CONFIG, reward=replace(CONFIG.reward, gamma_kl=0.0, gamma_own=1.0))
-    groups = [group("a", "ask", "validate"), group("b", "ask", "ask"), group("c", "ask", "ask")]
-    first, second, _ = score_groups(Moves(), groups, config).groups
-    assert first.rewards == (0.5, 1.5)  # the other six ask
-    assert second.rewards == (1.0, 1.0)
-    (alone,) = score_groups(Moves(), groups[:1], config).groups
-    assert [b.raw.d_own for b in alone.breakdowns] == [0.0, 0.0]  # nobody else to compare with
-
-
 def test_too_many_failures_stop_the_run_and_name_the_server():
     strict = replace(CONFIG, servers=replace(CONFIG.servers, max_failed_fraction=0.1))
     with pytest.raises(ScoringError, match=r"1 of 4 .*tagger: unavailable: connection refused \(reply a#1, 3 attempts"):
