@@ -117,7 +117,7 @@ def joint_rewards(
     old: Sequence[EvalReply], new: Sequence[EvalReply], config: RewardConfig
 ) -> tuple[list[float], list[float]]:
     """Rewards of two policies' replies to one prompt, their components scaled in one group."""
-    replies = [RawReply(r.raw, r.tokens, r.leaked, r.truncated, r.stock or 0.0) for r in (*old, *new)]
+    replies = [RawReply(r.raw, r.tokens, r.leaked, r.truncated, r.stock or 0.0, r.habit or 0.0) for r in (*old, *new)]
     rewards = [breakdown.reward for breakdown in scale_and_join(replies, config)]
     return rewards[: len(old)], rewards[len(old) :]
 
@@ -186,6 +186,7 @@ _MEASURES: dict[str, Callable[[EvalReply], float | None]] = {
     "truncated": lambda reply: float(reply.truncated),
     "leaked": lambda reply: float(reply.leaked),
     "stock_phrases": lambda reply: reply.stock,
+    "habits": lambda reply: reply.habit,
     "empty": lambda reply: float(reply.raw is None),
 }
 

@@ -195,6 +195,8 @@ class RewardConfig:
     leak_penalty: float = 2.0  # subtracted when tactic labels or headings show
     truncation_penalty: float = 0.0  # subtracted when the reply was cut off at max_response_tokens
     stock_penalty: float = 0.0  # times the share of the reply that is said to other seekers too, see rl/stock.py
+    habit_penalty: float = 0.0  # times the mean overuse of the reply's tactics, see rl/habit.py
+    habit_ceiling: float = 0.25  # share of the sentences told to others up to which a tactic is not overused
     empty_reward: float = -1.0  # of a reply without text, whatever the others got
     min_group: int = 2  # fewer scored rollouts than this: the group is dropped and its prompt asked again
 

@@ -102,6 +102,7 @@ def _range_problems(config: RunConfig) -> Iterable[str]:
         "reward.leak_penalty": config.reward.leak_penalty,
         "reward.truncation_penalty": config.reward.truncation_penalty,
         "reward.stock_penalty": config.reward.stock_penalty,
+        "reward.habit_penalty": config.reward.habit_penalty,
         "rollout.retries": config.rollout.retries,
         "servers.retries": config.servers.retries,
         "evaluation.every": config.evaluation.every,
@@ -120,6 +121,7 @@ def _share_problems(config: RunConfig) -> Iterable[str]:
             0.05,
             0.98,
         ),
+        "reward.habit_ceiling": (config.reward.habit_ceiling, 0.0, 1.0),
         "rollout.gpu_share": (config.rollout.gpu_share, 0.05, 1.0),
         "learner.gpu_share": (config.learner.gpu_share, 0.05, 1.0),
     }

@@ -46,6 +46,7 @@ class EvalReply:
     dimensions: tuple[float, ...] | None
     raw: Components | None
     stock: float | None = None  # None in the files of older runs
+    habit: float | None = None  # likewise
 
     @property
     def tactics(self) -> frozenset[Tactic]:
@@ -148,6 +149,7 @@ def summary(replies: Sequence[EvalReply]) -> dict[str, float]:
         "truncated": _mean([reply.truncated for reply in replies]),
         "leaked": _mean([reply.leaked for reply in replies]),
         "stock_phrases": _mean([reply.stock for reply in replies if reply.stock is not None]),
+        "habits": _mean([reply.habit for reply in replies if reply.habit is not None]),
         "empty": _mean([reply.raw is None for reply in replies]),
     }
     for index, dimension in enumerate(Dimension):
@@ -199,6 +201,7 @@ def _replies(group: ScoredGroup) -> list[EvalReply]:
             dimensions=score.empathy.dimensions if score else None,
             raw=breakdown.raw,
             stock=breakdown.stock,
+            habit=breakdown.habit,
         )
         for rollout, score, breakdown in zip(group.rollouts, group.scores, group.breakdowns, strict=True)
     ]

@@ -85,6 +85,7 @@ def _reward_metrics(scores: StepScores) -> dict[str, float]:
         "reward/mean": float(np.mean([breakdown.reward for breakdown in breakdowns])),
         "reward/std_in_group": float(np.mean([np.std(group.rewards) for group in scores.groups])),
         "rollout/stock_phrases": float(np.mean([breakdown.stock for breakdown in breakdowns])),
+        "rollout/habits": float(np.mean([breakdown.habit for breakdown in breakdowns])),
     }
     raw = [breakdown.raw for breakdown in breakdowns if breakdown.raw is not None]
     if raw:

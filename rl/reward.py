@@ -45,7 +45,8 @@ class Components:
 class RewardBreakdown:
     """How one rollout came by its reward. `raw` and `scaled` are None for an empty reply, which is not scored.
 
-    `stock`: how much of it is said to other people too, from 0 to 1 (`rl.stock`).
+    `stock`: how much of it is said to other people too, from 0 to 1 (`rl.stock`). `habit`: how far its tactics are used
+    with everybody, from 0 to 1 (`rl.habit`).
     """
 
     reward: float
@@ -56,6 +57,7 @@ class RewardBreakdown:
     truncated: bool
     empty: bool
     stock: float
+    habit: float
 
 
 def kl_to_previous(current: TacticCounts, previous: TacticCounts | None, alpha: float, cap: float) -> float:
@@ -126,6 +128,7 @@ class RawReply:
     leaked: bool
     truncated: bool
     stock: float = 0.0
+    habit: float = 0.0
 
 
 def group_rewards(
@@ -134,6 +137,7 @@ def group_rewards(
     scores: Sequence[Score | None],
     config: RewardConfig,
     stock: Sequence[float] = (),
+    habit: Sequence[float] = (),
 ) -> list[RewardBreakdown]:
     """The rewards of one group.
 
@@ -142,21 +146,24 @@ def group_rewards(
         rollouts: G rollouts that are in the group; those whose scoring failed have already left it.
         scores: G scores in the same order; None for exactly the replies without text.
         stock: G shares of stock phrases (`rl.stock`); all 0 if not given.
+        habit: G shares of overused tactics (`rl.habit`); all 0 if not given.
 
     Returns:
         G breakdowns in the same order.
     """
     if any((score is None) != is_empty(rollout) for rollout, score in zip(rollouts, scores, strict=True)):
         raise ValueError(f"prompt {prompt.id}: exactly the rollouts without text must come without a score")
+    none = [0.0] * len(rollouts)
     replies = [
         RawReply(
             raw=components(prompt, score, config) if score is not None else None,
             tokens=len(rollout.token_ids),
             leaked=leaks_labels(rollout.text),
             truncated=rollout.stop_reason is StopReason.LENGTH,
-            stock=share,
+            stock=told,
+            habit=overused,
         )
-        for rollout, score, share in zip(rollouts, scores, stock or [0.0] * len(rollouts), strict=True)
+        for rollout, score, told, overused in zip(rollouts, scores, stock or none, habit or none, strict=True)
     ]
     return scale_and_join(replies, config)
 
@@ -181,6 +188,7 @@ def _breakdown(reply: RawReply, scaled: Components | None, config: RewardConfig)
             config.leak_penalty * reply.leaked
             + config.truncation_penalty * reply.truncated
             + config.stock_penalty * reply.stock
+            + config.habit_penalty * reply.habit
         )
         reward = _join(scaled, config) * length_factor - penalty
     return RewardBreakdown(
@@ -192,6 +200,7 @@ def _breakdown(reply: RawReply, scaled: Components | None, config: RewardConfig)
         reply.truncated,
         empty=scaled is None,
         stock=reply.stock,
+        habit=reply.habit,
     )
 
 

@@ -9,15 +9,16 @@ asked again; above `servers.max_failed_fraction` of a step's rollouts the run st
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from reward_servers.protocol import Score, ScoreFailure, ScoreRequest, ScoreResult
 from rl.config import RunConfig
+from rl.habit import habit_shares
 from rl.reward import RewardBreakdown, group_rewards, is_empty
 from rl.stock import stock_shares
-from rl.types import Prompt, Rollout, RolloutGroup
+from rl.types import Prompt, Rollout, RolloutGroup, TurnTactics
 
 
 class ScoringError(RuntimeError):
@@ -76,6 +77,7 @@ def score_groups(
     failures = [result for result in results.values() if isinstance(result, ScoreFailure)]
     _check_failures(failures, sum(len(group.rollouts) for group in groups), config)
     stock = stock_shares([[rollout.text for rollout in group.rollouts] for group in groups])
+    habit = habit_shares(_tactics(results, groups), config.reward.habit_ceiling)
     kept, handed_back = [], []
     for p, group in enumerate(groups):
         alive = [g for g in range(len(group.rollouts)) if not isinstance(results.get((p, g)), ScoreFailure)]
@@ -85,7 +87,8 @@ def score_groups(
             continue
         rollouts = tuple(group.rollouts[g] for g in alive)
         scores = tuple(score if isinstance(score := results.get((p, g)), Score) else None for g in alive)
-        breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward, [stock[p][g] for g in alive]))
+        told, overused = [stock[p][g] for g in alive], [habit[p][g] for g in alive]
+        breakdowns = tuple(group_rewards(group.prompt, rollouts, scores, config.reward, told, overused))
         kept.append(ScoredGroup(group.prompt, rollouts, scores, breakdowns))
     return StepScores(tuple(kept), tuple(handed_back), len(failures))
 
@@ -104,6 +107,17 @@ def _score_texts(scorer: Scorer, groups: Sequence[RolloutGroup]) -> list[tuple[t
         for p, g in places
     ]
     return list(zip(places, scorer.score(requests), strict=True))
+
+
+def _tactics(results: Mapping[tuple[int, int], ScoreResult], groups: Sequence[RolloutGroup]) -> list[list[TurnTactics]]:
+    """Tactics of the sentences of each reply; none for one that is empty or has no score."""
+    return [
+        [
+            score.sentence_tactics if isinstance(score := results.get((p, g)), Score) else ()
+            for g in range(len(group.rollouts))
+        ]
+        for p, group in enumerate(groups)
+    ]
 
 
 def _check_failures(failures: Sequence[ScoreFailure], asked: int, config: RunConfig) -> None:

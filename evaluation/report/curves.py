@@ -45,6 +45,7 @@ TRAINING = Chapter(
         Curve("rollout/truncated", "Cut off", "share of replies at the length limit"),
         Curve("rollout/distinct_2", "Different word pairs", "share of all pairs; low when all replies say the same"),
         Curve("rollout/common_opening", "Same opening", "share that begins with the most frequent four words"),
+        Curve("rollout/habits", "Done with everybody", "mean overuse of a sentence's tactics"),
         Curve("rollout/stock_phrases", "Said to everybody", "share of the words, in phrases of four"),
         Curve("counts/leaked", "Label leaks", "replies in a step"),
         Curve("counts/failed_scores", "Scores that failed", "these replies left their groups"),

@@ -53,6 +53,7 @@ MEASURES: dict[str, Measure] = {
     "stock_phrases": Measure(
         "Said to everybody", Better.DOWN, "words in phrases that are told to others too", share=True
     ),
+    "habits": Measure("Done with everybody", Better.DOWN, "overuse of the tactics that most replies to others have"),
     "empty": Measure("Empty", Better.DOWN, "replies without any text", share=True),
     "distinct_2": Measure("Different word pairs", Better.UP, "of all pairs of words, over all replies", share=True),
     "common_opening": Measure(

@@ -34,7 +34,8 @@ def test_the_papers_six_runs_have_its_hyperparameters(size, run, gammas):
     reward = config.reward
     assert (reward.weight, reward.alpha, reward.kl_cap, reward.target_tokens) == (1.0, 0.1, 5.0, 200)
     assert (reward.gamma_bigram, reward.gamma_trigram, reward.leak_penalty) == (0.0, 0.0, 2.0)
-    assert (reward.truncation_penalty, reward.stock_penalty) == (0.0, 0.0)  # ours, which the paper does not have
+    ours = (reward.truncation_penalty, reward.stock_penalty, reward.habit_penalty)
+    assert ours == (0.0, 0.0, 0.0), "the paper has none of these"
 
 
 def test_overrides_win_over_the_preset():

@@ -43,6 +43,13 @@ def test_what_is_said_to_everybody_costs_in_proportion():
     assert [item.stock for item in got] == [0.25, 0.5]
 
 
+def test_what_is_done_with_everybody_costs_in_proportion():
+    config = RewardConfig(gamma_kl=0.0, habit_penalty=10.0)
+    got = group_rewards(prompt(), [rollout(), rollout()], [score(4.0), score(2.0)], config, habit=[0.25, 0.0])
+    assert [item.reward for item in got] == pytest.approx([1.0 - 2.5, 0.0])
+    assert [item.habit for item in got] == [0.25, 0.0]
+
+
 def test_kl_between_two_single_tactics_by_hand():
     # one count each: the used tactic has (1 + 0.1) / 2 = 0.55, the others 0.1 / 2 = 0.05
     expected = 0.55 * math.log(0.55 / 0.05) + 0.05 * math.log(0.05 / 0.55)

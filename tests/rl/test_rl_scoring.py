@@ -78,6 +78,24 @@ def test_what_is_told_to_everybody_is_found_across_the_groups_of_a_step():
     assert [first.rewards[1] - first.rewards[0], second.rewards[1] - second.rewards[0]] == pytest.approx([2.0, 2.0])
 
 
+def test_what_is_done_with_everybody_is_found_across_the_groups_of_a_step():
+    """By its tactics: the words differ."""
+    moves = {"ask": Tactic.QUESTIONING, "validate": Tactic.VALIDATION}
+
+    class Moves(ScriptedScorer):
+        def _answer(self, request: ScoreRequest) -> ScoreResult:
+            answer = super()._answer(replace(request, response="2"))
+            assert isinstance(answer, Score)
+            return replace(answer, sentence_tactics=((moves[request.response],),))
+
+    config = replace(CONFIG, reward=replace(CONFIG.reward, gamma_kl=0.0, habit_penalty=4.0, habit_ceiling=0.25))
+    groups = [group("a", "ask", "validate"), group("b", "ask", "ask", " "), group("c", "ask", "ask")]
+    first, second, _ = score_groups(Moves(), groups, config).groups
+    assert [b.habit for b in first.breakdowns] == [0.75, 0.0]  # the other four ask
+    assert first.rewards == (0.5 - 3.0, 0.5)
+    assert [b.habit for b in second.breakdowns] == [0.5, 0.5, 0.0]  # three of the other four
+
+
 def test_too_many_failures_stop_the_run_and_name_the_server():
     strict = replace(CONFIG, servers=replace(CONFIG.servers, max_failed_fraction=0.1))
     with pytest.raises(ScoringError, match=r"1 of 4 .*tagger: unavailable: connection refused \(reply a#1, 3 attempts"):
