@@ -107,8 +107,10 @@ def dpo(
     """Second stage: learn from pairs which of two replies is preferred (DPO), against a frozen reference.
 
     The reference is the fine-tuned model itself, or a plain model with its adapter off. A pair is one object a line:
-    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false}.
-    The defaults of model and rendering are those of START. A run that was interrupted goes on when started again.
+    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false};
+    hub datasets whose chosen and rejected are whole conversations are read too. loss.safety_margin is for pairs whose
+    rejected reply breaks a safety rule. The defaults of model and rendering are those of START. A run that was
+    interrupted goes on when started again.
 
     rapport sft dpo runs/sft-quickstart --pairs pairs.jsonl name=sft-dpo loss.beta=0.1 --dry-run
     """
@@ -136,7 +138,9 @@ def dpo(
 
 @app.command()
 def pairs(
-    first: Annotated[Path, typer.Argument(help="JSONL of one system's replies: history (or prompt) and reply a line.")],
+    first: Annotated[
+        Path, typer.Argument(help="JSONL of one system's replies: history (or prompt) and reply (or response).")
+    ],
     second: Annotated[Path, typer.Argument(help="Another system's replies to the same histories.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pairs (JSONL); must not exist.")],
     min_margin: Annotated[float, typer.Option("--min-margin", help="Scores nearer than this make no pair.")] = 0.25,

@@ -1,7 +1,8 @@
 """Pairs made from two systems' replies to the same histories: the one with the higher score is chosen.
 
-A file of replies has one object a line, {"history": [...], "reply": str} or {"prompt": str, "reply": str}; two replies
-belong together where their histories are the same words. The score is Q of the reward servers (`Score.quality`: the
+A file of replies has one object a line, {"history": [...], "reply": str} or {"prompt": str, "reply": str}; `response`
+may stand for `reply`, as in the files of `rapport score`. Two replies belong together where their histories are the
+same words. The score is Q of the reward servers (`Score.quality`: the
 aggregated empathy from 1 to 5, unless they are configured otherwise). The other parts of the MINT reward are scaled
 within a group, and of a group of two they would only say which is larger.
 
@@ -25,7 +26,7 @@ from sft.dpo.pairs import name_of, parse_history
 from sft.dpo.scores import OnScored, Ranker, ScoreJournal, rank
 from sft.examples import Split
 from sft.readers.fields import as_object, get_text
-from sft.readers.ledger import MAX_BAD_SHARE, Note, read_records
+from sft.readers.ledger import MAX_BAD_SHARE, BadRecord, Note, Reason, read_records
 from sft.readers.sources import json_records, require_file
 
 
@@ -159,4 +160,6 @@ def _pair(rivals: Rivals, first: float, second: float) -> dict[str, Any]:
 def _parse(value: object, notes: Counter[Note]) -> Answered:
     fields = as_object(value)
     turns = parse_history(fields, notes)
-    return Answered(Conversation(name_of(turns), turns), get_text(fields, "reply"))
+    if fields.get("reply") is not None and fields.get("response") is not None:
+        raise BadRecord(Reason.MALFORMED, "both 'reply' and 'response'; expected one of them")
+    return Answered(Conversation(name_of(turns), turns), get_text(fields, "reply", "response"))

@@ -68,6 +68,16 @@ def test_pairs_of_three_systems_may_be_put_into_one_file(tmp_path: Path) -> None
     assert len(read_pairs(PairsConfig(str(tmp_path / "pairs.jsonl"))).examples) == 4
 
 
+def test_a_reply_may_be_called_a_response(tmp_path: Path) -> None:
+    """As in the files that `rapport score` reads."""
+    history = [{"role": "user", "content": "Hi."}]
+    good = [{"history": history, "response": "Hello."}, *({"prompt": f"{n}", "reply": "Ah."} for n in range(200))]
+    bad = {"prompt": "Oh.", "reply": "A.", "response": "B."}
+    (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, [*good, bad])))
+    read = list(read_replies(str(tmp_path / "a.jsonl")).values())
+    assert (len(read), read[0].reply) == (201, "Hello.")
+
+
 def test_files_without_a_common_history_are_refused(tmp_path: Path) -> None:
     files = [replies(tmp_path / "a.jsonl", one="A"), replies(tmp_path / "b.jsonl", two="B")]
     with pytest.raises(DataError, match="1 and 1 replies, 0 to the same history"):
