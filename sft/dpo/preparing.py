@@ -14,6 +14,7 @@ from sft.dpo.config import DpoConfig, configure
 from sft.dpo.pairs import Pair, TokenPair, TokenPairs, read_pairs, split_pairs, tokenise_pairs
 from sft.dpo.start import Start, find_start
 from sft.positions import check_positions
+from sft.readers.sources import find_file
 from sft.saved import load_tokenizer, pad_id
 from sft.targets import check_targets
 from sft.tokens import ChatTokens, TokenConfig
@@ -80,6 +81,7 @@ def prepare_dpo(start: str, source: str, overrides: Sequence[str] = ()) -> Prepa
         DataError: the pairs cannot be read, or too many of them are bad.
         ModelError, SavedModelError, BaseModelError: START is no model that can be used.
     """
+    find_file(source, ())  # a mistyped path is told before a model is fetched
     found = find_start(start)
     config = configure(start, source, found.config.model, found.config.data, overrides)
     folder = RunFolder(config)

@@ -191,11 +191,13 @@ def test_a_run_without_a_model_yet_is_refused(dpo_of: DpoOf, tmp_path: Path) -> 
         dpo_of(start=tmp_path / "young")
 
 
-def test_a_layer_that_the_base_has_not_is_refused_before_the_pairs_are_read(
-    dpo_of: DpoOf, tiny_model: Path, tmp_path: Path
-) -> None:
+def test_cheap_mistakes_are_told_before_dear_ones(dpo_of: DpoOf, tiny_model: Path, tmp_path: Path) -> None:
+    """A path before a model is looked for, and a layer before pairs are read."""
+    with pytest.raises(DataError, match=r"none\.jsonl: there is no such file"):
+        dpo_of(start=tmp_path / "no-model", pairs=tmp_path / "none.jsonl")
+    (tmp_path / "bad.jsonl").write_text("{")
     with pytest.raises(ConfigError, match=r"no layer 'v_porj' \(did you mean v_proj"):
-        dpo_of("model.lora.target_modules=[q_proj,v_porj]", start=tiny_model, pairs=tmp_path / "none.jsonl")
+        dpo_of("model.lora.target_modules=[q_proj,v_porj]", start=tiny_model, pairs=tmp_path / "bad.jsonl")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tuned: Path, pairs_file: Path, tmp_path: Path) -> None:
