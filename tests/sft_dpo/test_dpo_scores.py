@@ -13,6 +13,7 @@ import pytest
 from length_ranker import LengthRanker, ranking_server
 from typer.testing import CliRunner
 
+from dialogue.conversation import Message
 from reward_servers.protocol import ScoreRequest, ScoreResult
 from sft.commands import app
 from sft.config import ConfigError
@@ -27,7 +28,7 @@ class Killed(BaseException):
 
 def requests(count: int, said: str = "I am sad.") -> list[ScoreRequest]:
     """Replies of 1, 2, 3 ... characters."""
-    history = ({"role": "user", "content": said},)
+    history: tuple[Message, ...] = ({"role": "user", "content": said},)
     return [ScoreRequest(str(number), history, "x" * (number + 1)) for number in range(count)]
 
 
@@ -67,7 +68,7 @@ def test_a_line_that_was_cut_off_is_scored_again_and_hurts_no_other(tmp_path: Pa
         (lambda request: replace(request, history=({"role": "user", "content": "I am glad."},)), 4),
     ],
 )
-def test_what_has_changed_is_scored_anew(tmp_path: Path, changed, again: int) -> None:  # type: ignore[no-untyped-def]
+def test_what_has_changed_is_scored_anew(tmp_path: Path, changed, again: int) -> None:
     journal, ranker = ScoreJournal(tmp_path / "pairs.jsonl"), LengthRanker()
     rank(requests(4), ranker, journal)
     ranker.asked.clear()
