@@ -23,6 +23,10 @@ class BlockingScorer:
         """One answer per request, in order; see `RewardClient.score`."""
         return self._client.score_sync(requests) if requests else []
 
+    def versions(self) -> dict[str, str]:
+        """Model -> version, as `Score.model_versions` has them; raises what `RewardClient.health` does."""
+        return self._client.health_sync()
+
     def tag(self, replies: Sequence[str]) -> list[TurnTactics]:
         """Tactics of each sentence of each reply.
 

@@ -5,13 +5,17 @@ Heavy modules are imported when one runs.
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sft.chat.commands import safety_check
+
+if TYPE_CHECKING:
+    from rl.reward_client import BlockingScorer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune with emotion and strategy heads.")
 app.command("safety-check")(safety_check)
@@ -111,8 +115,10 @@ def dpo(
     """Second stage: learn from pairs which of two replies is preferred (DPO), against a frozen reference.
 
     The reference is the fine-tuned model itself, or a plain model with its adapter off. A pair is one object a line:
-    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false}.
-    The defaults of model and rendering are those of START. A run that was interrupted goes on when started again.
+    {"history": [{"role": "user", "content": "..."}], "chosen": "...", "rejected": "...", "safety_violation": false};
+    hub datasets whose chosen and rejected are whole conversations are read too. loss.safety_margin is for pairs whose
+    rejected reply breaks a safety rule. The defaults of model and rendering are those of START. A run that was
+    interrupted goes on when started again.
 
     rapport sft dpo runs/sft-quickstart --pairs pairs.jsonl name=sft-dpo loss.beta=0.1 --dry-run
     """
@@ -140,49 +146,73 @@ def dpo(
 
 @app.command()
 def pairs(
-    first: Annotated[Path, typer.Argument(help="JSONL of one system's replies: history (or prompt) and reply a line.")],
+    first: Annotated[
+        Path, typer.Argument(help="JSONL of one system's replies: history (or prompt) and reply (or response).")
+    ],
     second: Annotated[Path, typer.Argument(help="Another system's replies to the same histories.")],
     out: Annotated[Path, typer.Option("--out", help="Where to write the pairs (JSONL); must not exist.")],
     min_margin: Annotated[float, typer.Option("--min-margin", help="Scores nearer than this make no pair.")] = 0.25,
     servers: Annotated[str, typer.Option("--servers", help="URL of reward servers; started here by default.")] = "",
+    timeout: Annotated[
+        float, typer.Option("--timeout", help="Seconds for a call of 8 replies; raise it for a slow judge.")
+    ] = 60.0,
 ) -> None:
     """Make preference pairs: of two replies to a history, the one that the reward servers score higher is chosen.
 
     An LLM judge chooses where the servers score with one: put `loader: evaluation.judge.scorer:JudgeScorer` and the
     `folder` of its calibration under `scorer` in the YAML of `rapport serve`, and give its URL as --servers.
 
+    Scores are kept in a hidden file beside --out until the pairs are written: a call that was interrupted, or that left
+    no pair, goes on when it is made again, also with another --min-margin; what has changed since is scored anew.
+
     rapport sft pairs model-a.jsonl model-b.jsonl --out pairs.jsonl --min-margin 0.5
     """
-    from contextlib import ExitStack
-
     from rl.files import write_atomically
     from sft.config import ConfigError
     from sft.dpo.making import make_pairs, match, read_replies
+    from sft.dpo.scores import ScoreJournal
 
     if out.exists():
         raise ConfigError(f"{out} exists already: choose another --out")
     if not min_margin >= 0:
         raise ConfigError(f"--min-margin {min_margin}: must be 0 or more")
+    if not timeout > 0:
+        raise ConfigError(f"--timeout {timeout}: must be above 0")
     rivals, unmatched = match(read_replies(str(first)), read_replies(str(second)))
     typer.echo(f"{len(rivals)} histories with two replies to score")
+    journal = ScoreJournal(out)
+    from evaluation.asking.commands import progress
+
+    with _ranker(servers, timeout) as ranker, progress("scoring") as on_scored:
+        made = make_pairs(rivals, ranker, min_margin, journal, on_scored)
+    counted = ", ".join(f"{reason.value} {count}" for reason, count in (made.left_out + unmatched).items())
+    if not made.lines:
+        raise ConfigError(
+            f"no pair is left ({counted}): lower --min-margin, or compare systems that differ more; the scores are "
+            f"kept in {journal.file} for the next call"
+        )
+    write_atomically(out, "".join(f"{line}\n" for line in made.lines))
+    journal.remove()
+    typer.echo(
+        f"{len(made.lines)} pairs -> {out}; chosen from the first file {made.won['first']} times; left out: "
+        f"{counted or 'none'}" + (f"; {made.kept} scores were there from an earlier start" if made.kept else "")
+    )
+
+
+@contextmanager
+def _ranker(url: str, timeout_s: float) -> Iterator[BlockingScorer]:
+    """The reward servers at `url`, or the shipped ones, started here and stopped at the end."""
+    from contextlib import ExitStack
+
     from rl.config import RunConfig, ServersConfig
     from rl.reward_client import start_scorer
 
     with ExitStack() as on_exit:
-        if not servers:
+        if not url:
             from cluster.session import ray_session
 
             on_exit.enter_context(ray_session(parallel_actors=8))
-        scorer = start_scorer(RunConfig(servers=ServersConfig(url=servers)), on_exit)
-        made = make_pairs(rivals, scorer, min_margin)
-    counted = ", ".join(f"{reason.value} {count}" for reason, count in (made.left_out + unmatched).items())
-    if not made.lines:
-        raise ConfigError(f"no pair is left ({counted}): lower --min-margin, or compare systems that differ more")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(out, "".join(f"{line}\n" for line in made.lines))
-    typer.echo(
-        f"{len(made.lines)} pairs -> {out}; chosen from the first file {made.won['first']} times; left out: {counted}"
-    )
+        yield start_scorer(RunConfig(servers=ServersConfig(url=url, timeout_s=timeout_s)), on_exit)
 
 
 @app.command()

@@ -22,6 +22,7 @@ from sft.positions import check_positions
 from sft.predict import token_config
 from sft.safety_rules import rules_prompt
 from sft.saved import load_tokenizer, pad_id
+from sft.targets import check_targets
 from sft.tokens import ChatTokens, TokenSequence
 
 if TYPE_CHECKING:
@@ -83,7 +84,7 @@ def prepare(config: SftConfig) -> Prepared:
     Raises:
         ConfigError: the run folder, the hardware or the data do not fit the configuration.
         DataError: the data cannot be read.
-        BaseModelError: the base has no tokenizer.
+        BaseModelError: the base cannot be opened, or has no tokenizer.
     """
     folder = RunFolder(config)
     folder.check()
@@ -94,6 +95,7 @@ def prepare(config: SftConfig) -> Prepared:
     train = read_examples(config, Split.TRAIN)
     valid = read_examples(config, Split.VALID)
     base = resolve_model(config.model.path)
+    check_targets(base, config.model.lora)
     tokenizer = load_tokenizer(base)
     chat = ChatTokens(tokenizer, token_config(config.data))
     corpus = tokenise(train, chat)

@@ -1,39 +1,33 @@
 """Pairs made from two systems' replies to the same histories: the one with the higher score is chosen.
 
-A file of replies has one object a line, {"history": [...], "reply": str} or {"prompt": str, "reply": str}; two replies
-belong together where their histories are the same words. The score is Q of the reward servers (`Score.quality`: the
+A file of replies has one object a line, {"history": [...], "reply": str} or {"prompt": str, "reply": str}; `response`
+may stand for `reply`, as in the files of `rapport score`. Two replies belong together where their histories are the
+same words. The score is Q of the reward servers (`Score.quality`: the
 aggregated empathy from 1 to 5, unless they are configured otherwise). The other parts of the MINT reward are scaled
 within a group, and of a group of two they would only say which is larger.
 
 Left out, and counted: histories in one file only, equal replies, scores nearer than `min_margin`, replies that could
-not be scored. A failed score is never a number; above a share of failures nothing is written.
+not be scored. Scores are kept as they are made, see `sft.dpo.scores`.
 """
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
-from hashlib import blake2b
 from typing import Any, NamedTuple
 
 from dialogue.conversation import Conversation, Turn
 from dialogue.loaders import DataError
-from reward_servers.protocol import ScoreFailure, ScoreRequest
-from rl.scoring import Scorer
-from sft.dpo.pairs import parse_history
+from reward_servers.protocol import ScoreRequest
+from sft.dpo.pairs import name_of, parse_history
+from sft.dpo.scores import OnScored, Ranker, ScoreJournal, rank
 from sft.examples import Split
 from sft.readers.fields import as_object, get_text
-from sft.readers.ledger import MAX_BAD_SHARE, Note, read_records
+from sft.readers.ledger import MAX_BAD_SHARE, BadRecord, Note, Reason, read_records
 from sft.readers.sources import json_records, require_file
-
-MAX_FAILED_SHARE = 0.05
-
-
-class PairMakingError(RuntimeError):
-    """Too many replies could not be scored. The message has the first cause."""
 
 
 class LeftOut(StrEnum):
@@ -69,11 +63,18 @@ class Rivals(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """`lines`: pairs as `sft.dpo.pairs` reads them, with the scores beside. `won`: pairs by whose reply was chosen."""
+    """What came of two files.
+
+    Attributes:
+        lines: pairs as `sft.dpo.pairs` reads them, with the scores beside.
+        won: pairs by whose reply was chosen.
+        kept: replies whose scores were there from an earlier start.
+    """
 
     lines: tuple[str, ...]
     left_out: Counter[LeftOut]
     won: Counter[str]
+    kept: int = 0
 
 
 def read_replies(file: str) -> dict[str, Answered]:
@@ -108,38 +109,42 @@ def match(first: Mapping[str, Answered], second: Mapping[str, Answered]) -> tupl
     return rivals, left_out
 
 
-def make_pairs(rivals: Sequence[Rivals], scorer: Scorer, min_margin: float) -> Made:
+def make_pairs(
+    rivals: Sequence[Rivals],
+    ranker: Ranker,
+    min_margin: float,
+    journal: ScoreJournal,
+    on_scored: OnScored | None = None,
+) -> Made:
     """Score both replies of each, and choose.
 
     Args:
         min_margin: scores that differ by less, or not at all, make no pair.
 
     Raises:
-        PairMakingError: more than 5 % of the replies could not be scored.
+        PairMakingError, RewardServerError: as `sft.dpo.scores.rank`.
     """
     requests = [
         ScoreRequest(f"{one.name}/{side}", tuple(turn.as_message() for turn in one.turns), reply)
         for one in rivals
         for side, reply in (("first", one.first), ("second", one.second))
     ]
-    results = scorer.score(requests)
-    failures = [result for result in results if isinstance(result, ScoreFailure)]
-    if len(failures) > MAX_FAILED_SHARE * len(requests):
-        raise PairMakingError(
-            f"{len(failures)} of {len(requests)} replies could not be scored, more than {MAX_FAILED_SHARE:.0%}. First: "
-            f"{failures[0].server}: {failures[0].message}"
-        )
+    ranked = rank(requests, ranker, journal, on_scored)
+    qualities = zip(ranked.qualities[::2], ranked.qualities[1::2], strict=True)
+    return replace(_choose(zip(rivals, qualities, strict=True), min_margin), kept=ranked.kept)
+
+
+def _choose(scored: Iterable[tuple[Rivals, tuple[float | None, float | None]]], min_margin: float) -> Made:
     lines, left_out, won = [], Counter[LeftOut](), Counter[str]()
-    for one, first, second in zip(rivals, results[::2], results[1::2], strict=True):
-        if isinstance(first, ScoreFailure) or isinstance(second, ScoreFailure):
+    for one, (first, second) in scored:
+        if first is None or second is None:
             left_out[LeftOut.NOT_SCORED] += 1
             continue
-        margin = first.quality - second.quality
-        if margin == 0 or abs(margin) < min_margin:
+        if first == second or abs(first - second) < min_margin:
             left_out[LeftOut.TOO_NEAR] += 1
             continue
-        won["first" if margin > 0 else "second"] += 1
-        lines.append(json.dumps(_pair(one, first.quality, second.quality), ensure_ascii=False))
+        won["first" if first > second else "second"] += 1
+        lines.append(json.dumps(_pair(one, first, second), ensure_ascii=False))
     return Made(tuple(lines), left_out, won)
 
 
@@ -147,13 +152,14 @@ def _pair(rivals: Rivals, first: float, second: float) -> dict[str, Any]:
     ordered = [("first", first, rivals.first), ("second", second, rivals.second)]
     (better, high, chosen), (_, low, rejected) = sorted(ordered, key=lambda entry: -entry[1])
     history = [turn.as_message() for turn in rivals.turns]
-    words = {"id": rivals.name, "history": history, "chosen": chosen, "rejected": rejected}
+    # Not the name of the history: pairs of three systems to the same histories may be put into one file.
+    words = {"id": name_of(rivals.turns, chosen, rejected), "history": history, "chosen": chosen, "rejected": rejected}
     return words | {"quality": [high, low], "from": better}
 
 
 def _parse(value: object, notes: Counter[Note]) -> Answered:
     fields = as_object(value)
     turns = parse_history(fields, notes)
-    words = repr([(turn.role.value, turn.text) for turn in turns])
-    name = blake2b(words.encode(), digest_size=8).hexdigest()
-    return Answered(Conversation(name, turns), get_text(fields, "reply"))
+    if fields.get("reply") is not None and fields.get("response") is not None:
+        raise BadRecord(Reason.MALFORMED, "both 'reply' and 'response'; expected one of them")
+    return Answered(Conversation(name_of(turns), turns), get_text(fields, "reply", "response"))

@@ -3,11 +3,13 @@
     {"history": [{"role": "user", "content": str}, ...], "chosen": str, "rejected": str, "safety_violation": bool}
 
 `prompt` may stand for `history`: a text is one user turn. `chosen` and `rejected` may also be a list with one assistant
-message. `safety_violation` (default false) says that the rejected reply breaks a safety rule. `id` may be given.
+message, or whole conversations with the same messages before the last one: then the history need not be given. `id`, a
+text or a number, may be given. `safety_violation` (default false) says that the rejected reply breaks a safety rule.
 
 **Bad records** are counted by reason and refused past a share: replies that are the same text, an empty one, a history
-that does not end with the user, two records of equal content. A key that looks like a misspelt one is bad too; other
-keys are ignored, as hub datasets have many. Messages of one person in a row are joined, by the rule of all readers.
+that does not end with the user, two records of equal words whatever their ids. A key that looks like a misspelt one is
+bad too; other keys are ignored, as hub datasets have many. Messages of one person in a row are joined, by the rule of
+all readers.
 
 **Split.** Conversations that open with the same words are on the same side, so that no turn of a conversation is in
 training while another is in the dev loss.
@@ -85,7 +87,17 @@ def read_pairs(config: PairsConfig) -> Report[Pair]:
     """
     file = find_file(config.source, ())
     records = json_records(file) if file else hub_records(config.source, Split.TRAIN)
-    return read_records(records, _parse, config.source, None, config.max_bad_share)
+    seen: dict[str, str] = {}
+
+    def parse(value: object, notes: Counter[Note]) -> Pair:
+        pair = _parse(value, notes)
+        words = name_of(pair.conversation.turns, pair.chosen, pair.rejected)
+        if words in seen:
+            raise BadRecord(Reason.DUPLICATE_PAIR, f"the same words as in {seen[words]!r}; expected every pair once")
+        seen[words] = pair.id
+        return pair
+
+    return read_records(records, parse, config.source, None, config.max_bad_share)
 
 
 def split_pairs(pairs: Iterable[Pair], dev_share: float, seed: int, origin: str) -> tuple[list[Pair], list[Pair]]:
@@ -117,29 +129,70 @@ def tokenise_pairs(pairs: Sequence[Pair], chat: ChatTokens) -> TokenPairs:
     return TokenPairs(tuple(done), len(pairs) - len(done))
 
 
+def name_of(turns: Iterable[Turn], *replies: str) -> str:
+    """A hash of the words of a history, and of replies to it."""
+    content = repr(([(turn.role.value, turn.text) for turn in turns], *replies))
+    return blake2b(content.encode(), digest_size=8).hexdigest()
+
+
+def parse_history(fields: Mapping[str, Any], notes: Counter[Note]) -> tuple[Turn, ...]:
+    """The turns of `history` or `prompt`, the last of them the seeker's. Raises BadRecord."""
+    return _answerable(_history(fields), notes)
+
+
 def _parse(value: object, notes: Counter[Note]) -> Pair:
     fields = as_object(value)
     _refuse_misspelt(fields)
-    turns = parse_history(fields, notes)
-    chosen, rejected = _reply(fields, "chosen"), _reply(fields, "rejected")
+    said, chosen, rejected = _said_and_replies(fields)
+    turns = _answerable(said, notes)
     if chosen == rejected:
         raise BadRecord(Reason.IDENTICAL_REPLIES, f"chosen and rejected are both {shown(chosen)}; expected two replies")
     violation = fields.get("safety_violation")
     if not isinstance(violation, bool | None):
         raise BadRecord(Reason.UNKNOWN_LABEL, f"'safety_violation' is {shown(violation)}; expected true or false")
-    content = repr(([(turn.role.value, turn.text) for turn in turns], chosen, rejected))
-    name = (
-        get_text(fields, "id") if fields.get("id") is not None else blake2b(content.encode(), digest_size=8).hexdigest()
-    )
+    name = _given_id(fields) or name_of(turns, chosen, rejected)
     return Pair(Conversation(f"pair:{name}", turns), chosen, rejected, bool(violation))
 
 
-def parse_history(fields: Mapping[str, Any], notes: Counter[Note]) -> tuple[Turn, ...]:
-    """The turns of `history` or `prompt`, the last of them the seeker's. Raises BadRecord."""
-    turns = tuple(turn for turn, _ in as_turns(_history(fields), notes))
+def _given_id(fields: Mapping[str, Any]) -> str:
+    """Empty where there is none."""
+    given = fields.get("id")
+    if given is None:
+        return ""
+    return str(given) if isinstance(given, int) else get_text(fields, "id")
+
+
+def _answerable(said: list[Said], notes: Counter[Note]) -> tuple[Turn, ...]:
+    turns = tuple(turn for turn, _ in as_turns(said, notes))
     if turns[-1].role is not Role.SEEKER:
         raise BadRecord(Reason.UNKNOWN_ROLE, "the history ends with the assistant; expected the user, who is answered")
     return turns
+
+
+def _said_and_replies(fields: Mapping[str, Any]) -> tuple[list[Said], str, str]:
+    """The history, the chosen and the rejected reply, in any of the forms of the module's text."""
+    sides = get(fields, "chosen"), get(fields, "rejected")
+    if not any(isinstance(side, list) and len(side) > 1 for side in sides):
+        return _history(fields), _reply(fields, "chosen"), _reply(fields, "rejected")
+    (said, chosen), (other, rejected) = _conversation(fields, "chosen"), _conversation(fields, "rejected")
+    if said != other:
+        found = "'chosen' and 'rejected' are conversations that differ before their last message"
+        raise BadRecord(Reason.MALFORMED, f"{found}; expected two replies to one history")
+    if any(fields.get(name) is not None for name in ("history", "prompt")) and _history(fields) != said:
+        found = "the history is not what the conversations 'chosen' and 'rejected' begin with"
+        raise BadRecord(Reason.MALFORMED, f"{found}; expected the same messages, or none")
+    return said, chosen, rejected
+
+
+def _conversation(fields: Mapping[str, Any], name: str) -> tuple[list[Said], str]:
+    """All but the last message, and the last one's text, which is the assistant's."""
+    value = get(fields, name)
+    if not isinstance(value, list) or not value:
+        raise BadRecord(Reason.MALFORMED, f"{name!r} is {shown(value)}; expected a conversation, as the other one is")
+    *before, last = [_message(as_object(message)) for message in value]
+    if last.role is not Role.SUPPORTER:
+        raise BadRecord(Reason.UNKNOWN_ROLE, f"{name!r} ends with the user; expected the assistant's reply")
+    return before, last.text
 
 
 def _refuse_misspelt(fields: Mapping[str, Any]) -> None:

@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 
 from sft.base import check_nf4, compute_dtype, pick_device
 from sft.checkpoint import RunFolder
-from sft.config import Quantisation, SftConfig
+from sft.config import ConfigError, Quantisation, SftConfig
 from sft.dpo.config import DpoConfig, configure
-from sft.dpo.pairs import TokenPair, TokenPairs, read_pairs, split_pairs, tokenise_pairs
+from sft.dpo.pairs import Pair, TokenPair, TokenPairs, read_pairs, split_pairs, tokenise_pairs
 from sft.dpo.start import Start, find_start
 from sft.positions import check_positions
+from sft.readers.sources import find_file
 from sft.saved import load_tokenizer, pad_id
+from sft.targets import check_targets
 from sft.tokens import ChatTokens, TokenConfig
 
 
@@ -44,9 +46,10 @@ class PreparedDpo:
         return replace(self.start.config, model=self.config.model, data=data)
 
     def fingerprint(self) -> str:
-        """Of the reference and of the training pairs, in order: what an exact resume needs to be the same."""
+        """Of the reference and of all pairs in order, those of the dev loss too: what an exact resume needs to be the
+        same, and a best dev loss to mean the same."""
         found = hashlib.sha256(self.start.fingerprint().encode())
-        for pair in self.train.pairs:
+        for pair in (*self.train.pairs, *self.dev.pairs):
             found.update(repr((pair.chosen.ids, pair.rejected.ids, pair.violation)).encode())
         return found.hexdigest()
 
@@ -74,10 +77,11 @@ def prepare_dpo(start: str, source: str, overrides: Sequence[str] = ()) -> Prepa
     """Read and check all that can be checked; no weights, nothing is written.
 
     Raises:
-        ConfigError: a key, the run folder or the hardware do not fit.
+        ConfigError: a key, the run folder or the hardware do not fit, or a safety margin has no pair to work on.
         DataError: the pairs cannot be read, or too many of them are bad.
         ModelError, SavedModelError, BaseModelError: START is no model that can be used.
     """
+    find_file(source, ())  # a mistyped path is told before a model is fetched
     found = find_start(start)
     config = configure(start, source, found.config.model, found.config.data, overrides)
     folder = RunFolder(config)
@@ -86,9 +90,12 @@ def prepare_dpo(start: str, source: str, overrides: Sequence[str] = ()) -> Prepa
     compute_dtype(config.model.precision, device)
     if config.model.quantisation is Quantisation.nf4:
         check_nf4(device)
+    if found.adapter is None:
+        check_targets(found.base, config.model.lora)
     report = read_pairs(config.pairs)
     kept = report.examples[: config.pairs.max_pairs or None]
     train, dev = split_pairs(kept, config.pairs.dev_share, config.seed, source)
+    _check_margin(config, train)
     tokenizer = load_tokenizer(found.base)
     rendered = TokenConfig(config.pairs.max_tokens, config.pairs.system, config.pairs.enable_thinking)
     chat = ChatTokens(tokenizer, rendered)
@@ -99,6 +106,15 @@ def prepare_dpo(start: str, source: str, overrides: Sequence[str] = ()) -> Prepa
     replies = [row for pair in (*several.pairs, *dev_pairs.pairs) for row in (pair.chosen, pair.rejected)]
     check_positions(found.base, max(len(row.ids) for row in replies), "pairs.max_tokens")
     return PreparedDpo(config, found, folder, several, dev_pairs, len(report.bad), pad_id(tokenizer), steps)
+
+
+def _check_margin(config: DpoConfig, train: Sequence[Pair]) -> None:
+    if config.loss.safety_margin and not any(pair.violation for pair in train):
+        raise ConfigError(
+            f"loss.safety_margin={config.loss.safety_margin:g}: none of the {len(train)} pairs to train on has "
+            "safety_violation: true, so it would do nothing; mark the pairs whose rejected reply breaks a safety rule, "
+            "or set it to 0"
+        )
 
 
 def by_length(pairs: Sequence[TokenPair], size: int) -> list[list[TokenPair]]:

@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from rl.models import resolve_model
+from rl.models import ModelError, resolve_model
 from sft.config import ConfigError, ModelConfig, SftConfig
 from sft.dpo.config import PLAIN_LORA
 from sft.export import model_folder
@@ -68,8 +68,13 @@ def find_start(name: str) -> Start:
         return _plain(name)
     try:
         adapter = model_folder(folder)
-    except ConfigError:  # no adapter in it: a plain model, or an error that names both
-        return _plain(name)
+    except ConfigError as error:  # no adapter in it: a plain model, or neither
+        if (folder / "config.json").is_file():
+            return _plain(name)
+        raise ModelError(
+            f"{name} holds no model: neither that of a run of `rapport sft` (best/ or checkpoints/), which begins with "
+            "the first evaluation or checkpoint of the run, nor a plain one (config.json)"
+        ) from error
     config = saved_config(adapter)
     return Start(name, resolve_model(config.model.path), adapter, config)
 

@@ -112,8 +112,9 @@ def plan_memory(config: SftConfig, shape: DecoderShape, device: Device, step: St
         step: that of the configuration by default.
 
     Raises:
-        ConfigError: the precision or nf4 cannot be had on this device.
+        ConfigError: the precision or nf4 cannot be had on this device, or a target of the adapter cannot be counted.
     """
+    _check_targets(config, shape)
     step = step or longest_step(config)
     b = width(config.model, device)
     block = block_bytes(config, shape, device, step, b)
@@ -124,6 +125,15 @@ def plan_memory(config: SftConfig, shape: DecoderShape, device: Device, step: St
     moments = {"backward of a block": slopes + (block if checkpointed else 0) + unpacked}
     moments |= _before_backward(config, shape, step, b, unpacked)
     return MemoryPlan(_always(config, shape, step, b), kept, moments, step.tokens * config.optimizer.accumulation)
+
+
+def _check_targets(config: SftConfig, shape: DecoderShape) -> None:
+    unknown = [name for name in config.model.lora.target_modules if name not in shape.matrices()]
+    if unknown:
+        raise ConfigError(
+            f"model.lora.target_modules: {', '.join(unknown)} cannot be counted: the formulae know a block with "
+            f"{', '.join(shape.matrices())}"
+        )
 
 
 def longest_step(config: SftConfig) -> Step:
@@ -197,7 +207,7 @@ def _before_backward(config: SftConfig, shape: DecoderShape, step: Step, b: int,
 def _lora_inputs(config: SftConfig, shape: DecoderShape, device: Device, b: int) -> float:
     """Bytes a token that the adapter of one block keeps."""
     lora, sizes = config.model.lora, shape.matrices()
-    targets = [name for name in lora.target_modules if name in sizes]
+    targets = lora.target_modules
     if lora.dropout:
         mask = b if device is Device.CPU else 1
         return sum(sizes[name][0] * (b + mask) for name in targets)

@@ -64,13 +64,16 @@ class DecoderShape:
         return words + self.layers * norms + self.hidden
 
     def lora_parameters(self, lora: LoraConfig) -> int:
-        """Of A (rank, in) and B (out, rank) on each target of each block; names that no block has count nothing."""
+        """Of A (rank, in) and B (out, rank) on each target of each block."""
         sizes = self.matrices()
-        return sum(self.layers * lora.rank * sum(sizes[name]) for name in lora.target_modules if name in sizes)
+        return sum(self.layers * lora.rank * sum(sizes[name]) for name in lora.target_modules)
 
 
-# From the models' public configurations, so that a plan needs no hub.
+MAX_UNCOUNTED = 0.02  # of a model's parameters: biases and further norms
+
+# From the models' public configurations, so that a plan needs no hub and builds nothing.
 KNOWN: Mapping[str, DecoderShape] = {
+    "smollm2-135m": DecoderShape(576, 30, 9, 3, 64, 1536, 49152, tied=True, normed_heads=False),
     "Qwen/Qwen3-0.6B": DecoderShape(1024, 28, 16, 8, 128, 3072, 151936, tied=True, normed_heads=True),
     "Qwen/Qwen3-1.7B": DecoderShape(2048, 28, 16, 8, 128, 6144, 151936, tied=True, normed_heads=True),
     "Qwen/Qwen3-4B": DecoderShape(2560, 36, 32, 8, 128, 9728, 151936, tied=True, normed_heads=True),
@@ -90,11 +93,26 @@ def shape_of(model: str) -> DecoderShape:
         return known
     from sft.base import BaseModelError, open_config  # torch, which a plan of a known model does without
 
-    config = open_config(resolve_model(model))
+    base = resolve_model(model)
     try:
-        return shape_from(config)
+        shape = shape_from(open_config(base))
     except AttributeError as error:
         raise BaseModelError(f"model {model}: no decoder in the manner of Llama and Qwen3 ({error})") from error
+    _check_count(model, base, shape)
+    return shape
+
+
+def _check_count(model: str, base: Path, shape: DecoderShape) -> None:
+    """A decoder of other blocks (experts, no gate) may have all these sizes, but has more or fewer parameters."""
+    from sft.base import BaseModelError, open_skeleton
+
+    there = sum(parameter.numel() for parameter in open_skeleton(base).parameters())
+    counted = shape.layers * shape.block_parameters() + shape.other_parameters()
+    if abs(there - counted) > MAX_UNCOUNTED * there:
+        raise BaseModelError(
+            f"model {model}: no decoder in the manner of Llama and Qwen3: one of its sizes has {counted:,} parameters, "
+            f"and it has {there:,}, in experts or in other blocks that the formulae do not know"
+        )
 
 
 def shape_from(config: Any) -> DecoderShape:

@@ -38,6 +38,7 @@ class Reason(StrEnum):
     TOO_MANY_WORKERS = "too_many_workers"
     ROWS_DISAGREE = "rows_disagree"
     DUPLICATE_ID = "duplicate_id"
+    DUPLICATE_PAIR = "duplicate_pair"
     IDENTICAL_REPLIES = "identical_replies"
 
 

@@ -14,7 +14,7 @@ from dialogue.conversation import Conversation, Role, Turn
 from dialogue.loaders import DataError
 from sft.base import BaseModelError, compute_dtype
 from sft.batching import collate
-from sft.config import ConfigError, Precision
+from sft.config import ConfigError, LoraConfig, Precision
 from sft.examples import Loss
 from sft.model import SftModel
 from sft.predict import Predictor, Sampling
@@ -162,9 +162,10 @@ def test_a_reply_ends_with_any_token_that_the_model_ends_turns_with(run_of: RunO
 
 
 def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:
-    prepared = run_of("model.lora.target_modules=[query]")
+    prepared, lora = run_of(), LoraConfig(target_modules=("query",))
+    changed = replace(prepared.config, model=replace(prepared.config.model, lora=lora))
     with pytest.raises(BaseModelError, match=r"target_modules=\[query\]"):
-        model_of(prepared)
+        model_of(replace(prepared, config=changed))
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="nf4: needs a CUDA device"):
             run_of("model.quantisation=nf4")

@@ -47,6 +47,7 @@ def test_both_ways_to_write_a_pair(tmp_path: Path) -> None:
 BAD: list[tuple[dict[str, Any] | str, Reason, str]] = [
     ("{", Reason.MALFORMED, "not JSON"),
     ({"prompt": "Hi.", "chosen": "A."}, Reason.MISSING_FIELD, "no 'rejected'"),
+    ({"chosen": "A.", "rejected": "B."}, Reason.MISSING_FIELD, "no 'history' or 'prompt'"),
     (GOOD | {"rejected": " I am sorry. "}, Reason.IDENTICAL_REPLIES, "expected two replies"),
     (GOOD | {"chosen": "  "}, Reason.EMPTY_TEXT, "'chosen' is empty"),
     (GOOD | {"history": [user("Hi.")]}, Reason.MALFORMED, "both 'history' and 'prompt'"),
@@ -55,6 +56,18 @@ BAD: list[tuple[dict[str, Any] | str, Reason, str]] = [
     (GOOD | {"prompt": []}, Reason.EMPTY_DIALOGUE, "a list of messages"),
     (GOOD | {"chosen": [user("Hi.")]}, Reason.MALFORMED, "one assistant message"),
     (GOOD | {"safety_violation": "yes"}, Reason.UNKNOWN_LABEL, "expected true or false"),
+    (
+        {"chosen": [user("Hi."), assistant("A.")], "rejected": [user("Ho."), assistant("B.")]},
+        Reason.MALFORMED,
+        "differ",
+    ),
+    ({"chosen": [user("Hi."), assistant("A.")], "rejected": "B."}, Reason.MALFORMED, "expected a conversation"),
+    ({"chosen": [assistant("A."), user("Hi.")], "rejected": [user("Hi.")]}, Reason.UNKNOWN_ROLE, "ends with the user"),
+    (
+        {"prompt": "Hey.", "chosen": [user("Hi."), assistant("A.")], "rejected": [user("Hi."), assistant("B.")]},
+        Reason.MALFORMED,
+        "expected the same messages, or none",
+    ),
     (GOOD | {"safety_violations": True}, Reason.MALFORMED, "did you mean 'safety_violation'"),
 ]
 
@@ -69,9 +82,28 @@ def test_a_bad_record_has_a_reason(tmp_path: Path, record: Any, reason: Reason, 
         read(tmp_path, *good[:2], record, good[2], max_bad_share=0.01)
 
 
+def test_whole_conversations_need_no_history(tmp_path: Path) -> None:
+    """As many hub datasets have them; the prompt that some add says the same again."""
+    before = [user("Hi."), assistant("Hello."), user("I am sad.")]
+    one = {"chosen": [*before, assistant("Oh.")], "rejected": [*before, assistant("So?")]}
+    short = {"chosen": [user("Ah."), assistant("Oh.")], "rejected": [user("Ah."), assistant("So?")], "prompt": "Ah."}
+    first, second = read(tmp_path, one, short).examples
+    assert [turn.text for turn in first.conversation.turns] == ["Hi.", "Hello.", "I am sad."]
+    assert [turn.text for turn in second.conversation.turns] == ["Ah."]
+    assert {(pair.chosen, pair.rejected) for pair in (first, second)} == {("Oh.", "So?")}
+
+
 def test_the_same_pair_twice_counts_once(tmp_path: Path) -> None:
-    report = read(tmp_path, GOOD, GOOD | {"score": 3, "chosen_id": "x"}, GOOD | {"chosen": "Poor you."})
-    assert len(report.examples) == 2 and report.bad_by_reason() == {Reason.DUPLICATE_ID: 1}
+    again = GOOD | {"score": 3, "chosen_id": "x"}
+    report = read(tmp_path, GOOD, again, GOOD | {"id": "b"}, GOOD | {"chosen": "Poor you."})
+    assert len(report.examples) == 2 and report.bad_by_reason() == {Reason.DUPLICATE_PAIR: 2}
+    assert "the same words as in 'pair:" in report.bad[1].found
+
+
+def test_an_id_is_a_text_or_a_number_and_names_one_pair(tmp_path: Path) -> None:
+    report = read(tmp_path, GOOD | {"id": 7}, GOOD | {"id": 7, "prompt": "Hi."}, GOOD | {"id": [7], "prompt": "Ho."})
+    assert [pair.id for pair in report.examples] == ["pair:7"]
+    assert report.bad_by_reason() == {Reason.DUPLICATE_ID: 1, Reason.MALFORMED: 1}
 
 
 def test_messages_in_a_row_are_joined(tmp_path: Path) -> None:

@@ -139,6 +139,26 @@ def test_a_run_is_not_resumed_with_other_pairs(dpo_of: DpoOf, pairs_file: Path, 
         train_dpo(dpo_of("steps=2", pairs=changed))
 
 
+def test_a_run_is_not_resumed_with_other_dev_pairs(dpo_of: DpoOf, pairs_file: Path, tmp_path: Path) -> None:
+    """The best dev loss so far is that of the old ones."""
+    changed = tmp_path / "pairs.jsonl"
+    changed.write_bytes(pairs_file.read_bytes())
+    before = dpo_of(pairs=changed)
+    said = before.dev.pairs[0].chosen.turns[-1].text
+    changed.write_text(changed.read_text().replace(said, "I see."))
+    after = dpo_of(pairs=changed)
+    assert [pair.chosen.ids for pair in after.train.pairs] == [pair.chosen.ids for pair in before.train.pairs]
+    assert after.fingerprint() != before.fingerprint()
+
+
+def test_a_safety_margin_needs_an_unsafe_reply(dpo_of: DpoOf, pairs_file: Path, tmp_path: Path) -> None:
+    unmarked = tmp_path / "pairs.jsonl"
+    unmarked.write_text(pairs_file.read_text().replace('"safety_violation": true', '"safety_violation": false'))
+    with pytest.raises(ConfigError, match=r"safety_margin=0\.5: none of the \d+ pairs .* would do nothing"):
+        dpo_of("loss.safety_margin=0.5", pairs=unmarked)
+    assert dpo_of(pairs=unmarked).steps == 4
+
+
 MISTAKES = {
     "loss.beta=0": r"loss\.beta=0\.0: must be above 0",
     "loss.label_smoothing=0.5": r"label_smoothing=0\.5: must lie from 0 to below 0\.5",
@@ -163,6 +183,21 @@ def test_a_start_that_is_no_model_is_refused(dpo_of: DpoOf, tmp_path: Path) -> N
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match=r"config\.json"):
         dpo_of(start=tmp_path / "empty")
+
+
+def test_a_run_without_a_model_yet_is_refused(dpo_of: DpoOf, tmp_path: Path) -> None:
+    (tmp_path / "young" / "checkpoints").mkdir(parents=True)
+    with pytest.raises(ModelError, match=r"young holds no model: .*best/ or checkpoints/.*first evaluation"):
+        dpo_of(start=tmp_path / "young")
+
+
+def test_cheap_mistakes_are_told_before_dear_ones(dpo_of: DpoOf, tiny_model: Path, tmp_path: Path) -> None:
+    """A path before a model is looked for, and a layer before pairs are read."""
+    with pytest.raises(DataError, match=r"none\.jsonl: there is no such file"):
+        dpo_of(start=tmp_path / "no-model", pairs=tmp_path / "none.jsonl")
+    (tmp_path / "bad.jsonl").write_text("{")
+    with pytest.raises(ConfigError, match=r"no layer 'v_porj' \(did you mean v_proj"):
+        dpo_of("model.lora.target_modules=[q_proj,v_porj]", start=tiny_model, pairs=tmp_path / "bad.jsonl")
 
 
 def test_a_dry_run_prints_the_plan_and_writes_nothing(tuned: Path, pairs_file: Path, tmp_path: Path) -> None:

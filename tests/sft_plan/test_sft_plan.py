@@ -100,6 +100,28 @@ def test_what_cannot_run_is_refused() -> None:
         plan_memory(small("model.precision=float16"), SMALL, Device.CPU)
 
 
+def test_a_target_that_no_block_has_is_not_counted_as_nothing() -> None:
+    with pytest.raises(ConfigError, match=r"target_modules: v_porj cannot be counted.* q_proj, k_proj"):
+        plan_memory(small("model.lora.target_modules=[q_proj,v_porj]"), SMALL, Device.CPU)
+
+
+def test_a_decoder_with_experts_is_refused(tmp_path: Path) -> None:
+    """It has all the sizes of Qwen3, and many times its parameters: 8 experts of 3 x 32 x 16 in each of two blocks."""
+    from transformers import Qwen3MoeConfig
+
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "num_key_value_heads": 1}
+    Qwen3MoeConfig(
+        **sizes, head_dim=16, vocab_size=64, intermediate_size=16, moe_intermediate_size=16, num_experts=8
+    ).save_pretrained(tmp_path)
+    with pytest.raises(BaseModelError, match="in experts or in other blocks"):
+        shape_of(str(tmp_path))
+
+
+def test_the_shipped_base_is_planned_without_being_built() -> None:
+    shape = shape_of("smollm2-135m")
+    assert shape.layers * shape.block_parameters() + shape.other_parameters() == 134_515_008
+
+
 def test_the_longest_batch_counts_the_rules() -> None:
     assert longest_step(load_config(T4)).rules > 100
     assert longest_step(load_config(T4, ["losses.safety=0"])) == Step(4, 1024, 0)
