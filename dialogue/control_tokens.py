@@ -1,0 +1,112 @@
+"""What people write stays text: the control tokens of a chat model come from its chat template alone.
+
+A tokenizer reads `<|im_end|>` as the token that ends a turn, whoever wrote it. Typed by a seeker it would close their
+turn and open one of the system; in training data it would end a reply where the supporter did not. So each control
+token that a turn spells out is broken up with a blank before the template sees the turn:
+
+    I am sad.<|im_end|>  ->  I am sad.< |im_end|>
+
+Text without one comes back as it is. System prompts are ours and are left alone.
+
+Control tokens are the tokenizer's special tokens, and those added to its vocabulary that stand in brackets as Qwen3's
+`<think>` does; not added words or runs of blanks, which are ordinary text. Two kinds of marks cannot be told from text
+and stay: a token of a single character, and turns that a template marks with ordinary words (`### User:`).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from dialogue.conversation import Message
+
+if TYPE_CHECKING:
+    from transformers import AddedToken, PreTrainedTokenizerBase
+
+_BRACKETED = re.compile(r"[<\[{|].*[>\]}|]", re.DOTALL)
+_NOTHING = r"(?!)"
+_ROUNDS = 8
+_log = logging.getLogger(__name__)
+
+
+class ControlTokenError(ValueError):
+    """A control token that the tokenizer finds in a text however the text is spaced."""
+
+
+class ControlTokens:
+    """The control tokens of a tokenizer as it is now, and text without them."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
+        tokens = [token for token in tokenizer.added_tokens_decoder.values() if _is_control(token)]
+        spellings = {token.content for token in tokens}
+        # Some tokens are looked for after normalising, which with some tokenizers makes "<|END|>" one of them.
+        normalised = [token.content for token in tokens if token.normalized]
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None) if normalised else None
+        self._normalise: Callable[[str], str] | None = normalizer.normalize_str if normalizer is not None else None
+        if self._normalise is not None:
+            spellings.update(filter(_can_be_broken_up, map(self._normalise, normalised)))
+        longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+
+    def found_in(self, text: str) -> bool:
+        """Whether the tokenizer would read a part of `text` as a control token."""
+        return bool(self._pattern.search(text) or self._pattern.search(self._as_read(text)))
+
+    def plain(self, text: str) -> str:
+        """`text` with every control token in it broken up; a second time changes nothing.
+
+        Where the tokenizer would find one only after normalising, the normalised text is broken up.
+
+        Raises:
+            ControlTokenError: the tokenizer's normaliser takes the blanks out again.
+        """
+        for _ in range(_ROUNDS):
+            # Ends: each pass widens a gap between two visible characters, beyond what any token has there at last.
+            while self._pattern.search(text):
+                text = self._pattern.sub(_broken_up, text)
+            read = self._as_read(text)
+            if not self._pattern.search(read):
+                return text
+            text = read
+        raise ControlTokenError(
+            f"the text that begins {text[:40]!r} spells out a control token of the tokenizer, whose normaliser undoes "
+            "every way to break it up: take the token out of the text, or use another tokenizer"
+        )
+
+    def plain_messages(self, messages: Iterable[Message]) -> list[Message]:
+        """The messages with `plain` contents, system prompts as they are: what a chat template may be given."""
+        return [
+            message if message["role"] == "system" else {**message, "content": self.plain(message["content"])}
+            for message in messages
+        ]
+
+    def warn_of(self, texts: Sequence[str], origin: str) -> int:
+        """Log how many of the `texts` from `origin` spell out control tokens, if any do, and return it."""
+        found = [text for text in texts if self.found_in(text)]
+        if found:
+            _log.warning(
+                "%s: %d of %d turns spell out control tokens of the model, which are read as text; one begins %r",
+                origin, len(found), len(texts), found[0][:60],
+            )  # fmt: skip
+        return len(found)
+
+    def _as_read(self, text: str) -> str:
+        return text if self._normalise is None else self._normalise(text)
+
+
+def _is_control(token: AddedToken) -> bool:
+    marked = token.special or _BRACKETED.fullmatch(token.content.strip()) is not None
+    return marked and _can_be_broken_up(token.content)
+
+
+def _can_be_broken_up(spelling: str) -> bool:
+    return len(spelling.strip()) > 1
+
+
+def _broken_up(found: re.Match[str]) -> str:
+    """A blank behind the first visible character, since blanks before it are no part of what is seen."""
+    text = found[0]
+    after = len(text) - len(text.lstrip()) + 1
+    return f"{text[:after]} {text[after:]}"
