@@ -40,19 +40,18 @@ class ControlTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokens = [token for token in tokenizer.added_tokens_decoder.values() if _is_control(token)]
-        spellings = {token.content for token in tokens}
-        # Some tokens are looked for after normalising, which with some tokenizers makes "<|END|>" one of them.
-        normalised = [token.content for token in tokens if token.normalized]
-        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None) if normalised else None
+        self._pattern = _any_of(token.content for token in tokens)
+        # Some are looked for in the normalised text: where the tokenizer lowers letters, "<|END|>" may be one of them.
+        late = [token.content for token in tokens if token.normalized]
+        normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None) if late else None
         self._normalise: Callable[[str], str] | None = normalizer.normalize_str if normalizer is not None else None
-        if self._normalise is not None:
-            spellings.update(filter(_can_be_broken_up, map(self._normalise, normalised)))
-        longest_first = sorted(spellings, key=lambda spelling: (-len(spelling), spelling))
-        self._pattern = re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
+        self._late_pattern = _any_of(map(self._normalise, late) if self._normalise is not None else ())
 
     def found_in(self, text: str) -> bool:
         """Whether the tokenizer would read a part of `text` as a control token."""
-        return bool(self._pattern.search(text) or self._pattern.search(self._as_read(text)))
+        if self._pattern.search(text):
+            return True
+        return self._normalise is not None and self._late_pattern.search(self._normalise(text)) is not None
 
     def plain(self, text: str) -> str:
         """`text` with every control token in it broken up; a second time changes nothing.
@@ -62,14 +61,13 @@ class ControlTokens:
         Raises:
             ControlTokenError: the tokenizer's normaliser takes the blanks out again.
         """
+        plain = text
         for _ in range(_ROUNDS):
-            # Ends: each pass widens a gap between two visible characters, beyond what any token has there at last.
-            while self._pattern.search(text):
-                text = self._pattern.sub(_broken_up, text)
-            read = self._as_read(text)
-            if not self._pattern.search(read):
-                return text
-            text = read
+            plain = _broken_up(plain, self._pattern)
+            read = plain if self._normalise is None else self._normalise(plain)
+            if not self._late_pattern.search(read):
+                return plain
+            plain = _broken_up(read, self._late_pattern)
         raise ControlTokenError(
             f"the text that begins {text[:40]!r} spells out a control token of the tokenizer, whose normaliser undoes "
             "every way to break it up: take the token out of the text, or use another tokenizer"
@@ -92,21 +90,28 @@ class ControlTokens:
             )  # fmt: skip
         return len(found)
 
-    def _as_read(self, text: str) -> str:
-        return text if self._normalise is None else self._normalise(text)
-
 
 def _is_control(token: AddedToken) -> bool:
-    marked = token.special or _BRACKETED.fullmatch(token.content.strip()) is not None
-    return marked and _can_be_broken_up(token.content)
+    return token.special or _BRACKETED.fullmatch(token.content.strip()) is not None
 
 
-def _can_be_broken_up(spelling: str) -> bool:
-    return len(spelling.strip()) > 1
+def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
+    """Matches each spelling that has two visible characters, between which it can be broken up."""
+    fit = {spelling for spelling in spellings if len(spelling.strip()) > 1}
+    return re.compile(
+        "|".join(map(re.escape, sorted(fit, key=lambda spelling: (-len(spelling), spelling)))) or _NOTHING
+    )
 
 
-def _broken_up(found: re.Match[str]) -> str:
-    """A blank behind the first visible character, since blanks before it are no part of what is seen."""
+def _broken_up(text: str, pattern: re.Pattern[str]) -> str:
+    """Ends: each pass widens a gap between two visible characters, beyond what any spelling has there at last."""
+    while pattern.search(text):
+        text = pattern.sub(_with_blank, text)
+    return text
+
+
+def _with_blank(found: re.Match[str]) -> str:
+    """Behind the first visible character: blanks that stand before it may belong to the token."""
     text = found[0]
     after = len(text) - len(text.lstrip()) + 1
     return f"{text[:after]} {text[after:]}"
