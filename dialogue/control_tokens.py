@@ -98,9 +98,8 @@ def _is_control(token: AddedToken) -> bool:
 def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
     """Matches each spelling that has two visible characters, between which it can be broken up."""
     fit = {spelling for spelling in spellings if len(spelling.strip()) > 1}
-    return re.compile(
-        "|".join(map(re.escape, sorted(fit, key=lambda spelling: (-len(spelling), spelling)))) or _NOTHING
-    )
+    longest_first = sorted(fit, key=lambda spelling: (-len(spelling), spelling))
+    return re.compile("|".join(map(re.escape, longest_first)) or _NOTHING)
 
 
 def _broken_up(text: str, pattern: re.Pattern[str]) -> str:

@@ -80,9 +80,9 @@ def spellings(tokenizer: Any) -> list[str]:
 
 
 def control_ids(tokenizer: Any, ids: list[int]) -> list[int]:
-    """Those of `ids` that are control tokens, in order."""
+    """Those of `ids` that are control tokens, in order; not the one that stands for a letter unknown to it."""
     known = {number for number, token in tokenizer.added_tokens_decoder.items() if token.content not in ORDINARY}
-    return [number for number in ids if number in known]
+    return [number for number in ids if number in known - {tokenizer.unk_token_id}]
 
 
 def prompt(tokenizer: Any, messages: list[Message]) -> list[int]:
