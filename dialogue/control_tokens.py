@@ -18,6 +18,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from dialogue.conversation import Message
@@ -40,12 +41,12 @@ class ControlTokens:
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         tokens = [token for token in tokenizer.added_tokens_decoder.values() if _is_control(token)]
-        self._pattern = _any_of(token.content for token in tokens)
+        self._pattern = _any_of(frozenset(token.content for token in tokens))
         # Some are looked for in the normalised text: where the tokenizer lowers letters, "<|END|>" may be one of them.
         late = [token.content for token in tokens if token.normalized]
         normalizer = getattr(getattr(tokenizer, "backend_tokenizer", None), "normalizer", None) if late else None
         self._normalise: Callable[[str], str] | None = normalizer.normalize_str if normalizer is not None else None
-        self._late_pattern = _any_of(map(self._normalise, late) if self._normalise is not None else ())
+        self._late_pattern = _any_of(frozenset(map(self._normalise, late) if self._normalise is not None else ()))
 
     def found_in(self, text: str) -> bool:
         """Whether the tokenizer would read a part of `text` as a control token."""
@@ -64,8 +65,7 @@ class ControlTokens:
         plain = text
         for _ in range(_ROUNDS):
             plain = _broken_up(plain, self._pattern)
-            read = plain if self._normalise is None else self._normalise(plain)
-            if not self._late_pattern.search(read):
+            if self._normalise is None or not self._late_pattern.search(read := self._normalise(plain)):
                 return plain
             plain = _broken_up(read, self._late_pattern)
         raise ControlTokenError(
@@ -95,7 +95,8 @@ def _is_control(token: AddedToken) -> bool:
     return token.special or _BRACKETED.fullmatch(token.content.strip()) is not None
 
 
-def _any_of(spellings: Iterable[str]) -> re.Pattern[str]:
+@lru_cache(maxsize=16)
+def _any_of(spellings: frozenset[str]) -> re.Pattern[str]:
     """Matches each spelling that has two visible characters, between which it can be broken up."""
     fit = {spelling for spelling in spellings if len(spelling.strip()) > 1}
     longest_first = sorted(fit, key=lambda spelling: (-len(spelling), spelling))
