@@ -8,9 +8,12 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import threading
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from dialogue.control_tokens import ControlTokens
+from dialogue.conversation import Message
 from evaluation.files import EvaluationDataError
 from evaluation.replies import Question, Reply, ReplyFailure, ReplyResult, Sampling
 from reward_servers.protocol import FailureKind
@@ -47,20 +50,19 @@ class LocalModel:
     def _generate(self, question: Question, sampling: Sampling) -> ReplyResult:
         import torch
 
-        inputs = self._tokenizer.apply_chat_template(
-            list(question.messages),
-            add_generation_prompt=True,
-            return_tensors="pt",
-            return_dict=True,
-            **self._template_options,
-        )
-        prompt = inputs["input_ids"].shape[1]  # (1, T)
+        ids = torch.tensor([prompt_ids(self._tokenizer, question.messages, self._template_options)])  # (1, T)
+        prompt = ids.shape[1]
         room = self._model.config.max_position_embeddings - prompt
         if room < 1:
             return too_long(question.id, prompt, room + prompt)
         with self._one_at_a_time, torch.random.fork_rng(devices=[]), torch.inference_mode():
             torch.manual_seed(sampling.seed)
-            tokens = self._model.generate(**inputs, **_arguments(sampling, room), pad_token_id=self._padding())
+            tokens = self._model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                pad_token_id=self._padding(),
+                **_arguments(sampling, room),
+            )
         return Reply(question.id, self._tokenizer.decode(tokens[0, prompt:], skip_special_tokens=True))
 
     def _padding(self) -> int | None:
@@ -86,6 +88,18 @@ def too_long(question: str, tokens: int, most: int) -> ReplyFailure:
     """A prompt that leaves no room for a reply: it is never cut."""
     message = f"{tokens} tokens are too many for this model: it takes {most}, its reply included"
     return ReplyFailure(question, FailureKind.INVALID_REQUEST, message, attempts=1)
+
+
+def prompt_ids(tokenizer: Any, messages: Sequence[Message], options: Mapping[str, bool]) -> list[int]:
+    """(T,) token ids up to and including the opening of the reply; control tokens that a message spells out are text.
+
+    Args:
+        options: of the chat template, as `template_options` gives them.
+    """
+    encoded = tokenizer.apply_chat_template(
+        ControlTokens(tokenizer).plain_messages(messages), add_generation_prompt=True, return_dict=True, **options
+    )
+    return list(encoded["input_ids"])
 
 
 def template_options(thinking: bool | None) -> dict[str, bool]:

@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 from dialogue.in_process_vllm import prepare_process
 from evaluation.files import EvaluationDataError
-from evaluation.local_model import check_folder, identity_of, template_options, too_long
+from evaluation.local_model import check_folder, identity_of, prompt_ids, template_options, too_long
 from evaluation.replies import Question, Reply, ReplyFailure, ReplyResult, Sampling
 from reward_servers.protocol import FailureKind
 
@@ -159,10 +159,7 @@ class VllmModel:
         from vllm import SamplingParams, TokensPrompt
         from vllm.sampling_params import RequestOutputKind
 
-        encoded = self._tokenizer.apply_chat_template(
-            list(ask.question.messages), add_generation_prompt=True, return_dict=True, **self._options
-        )
-        tokens = list(encoded["input_ids"])
+        tokens = prompt_ids(self._tokenizer, ask.question.messages, self._options)
         room = self._most_tokens - len(tokens)
         if room < 1:
             return too_long(ask.question.id, len(tokens), self._most_tokens)

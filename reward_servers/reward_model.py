@@ -19,6 +19,7 @@ from typing import Any
 
 import torch
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Message
 from reward_servers.protocol import ScoreRequest
 
@@ -33,6 +34,7 @@ class RewardModel:
     def __init__(self, model: Any, tokenizer: Any, version: str) -> None:
         self._model = model.eval()
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self._longest = int(getattr(model.config, "max_position_embeddings", 0) or 0)
         self.version = version
 
@@ -81,7 +83,8 @@ class RewardModel:
 
     def _token_ids(self, request: ScoreRequest) -> list[int]:
         """The conversation as tokens; where it is too long, the oldest exchanges are left out, two turns at a time."""
-        messages = [*request.history, Message(role="assistant", content=request.response)]
+        said = (*request.history, Message(role="assistant", content=request.response))
+        messages = self._control.plain_messages(said)
         while True:
             text = self._tokenizer.apply_chat_template(messages, tokenize=False)
             ids = self._tokenizer(text, add_special_tokens=False, verbose=False)["input_ids"]

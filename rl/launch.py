@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Conversation
 from dialogue.split import split_conversations
 from dialogue.tactics import TACTICS
@@ -121,9 +122,19 @@ def prepare(config: RunConfig) -> Prepared:
             "prompts; lower it, or give more conversations"
         )
     check_loss(config)
+    _warn_of_control_tokens((*train, *held_out), tokenizer, f"data.path={config.data.path}")
+    if config.warm_start.data:
+        _warn_of_control_tokens(lessons, tokenizer, f"warm_start.data={config.warm_start.data}")
     overlong = train_side.overlong + held_side.overlong
     sides = tuple(train), tuple(held_out), tuple(lessons)
     return Prepared(config, model_path, tokenizer, *sides, turns, held_turns, overlong, crisis)
+
+
+def _warn_of_control_tokens(
+    conversations: Sequence[Conversation], tokenizer: PreTrainedTokenizerBase, origin: str
+) -> None:
+    said = [turn.text for conversation in conversations for turn in conversation.turns]
+    ControlTokens(tokenizer).warn_of(said, origin)
 
 
 def _lessons(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Conversation, Role
 from dialogue.crisis.detector import detect
 from dialogue.crisis.rules import CrisisKind
@@ -143,9 +144,12 @@ def render(
     *,
     enable_thinking: bool,
 ) -> tuple[int, ...]:
-    """Token ids of the chat template up to and including the opening of the assistant's turn, (P_T,)."""
+    """Token ids of the chat template up to and including the opening of the assistant's turn, (P_T,).
+
+    A control token that a turn spells out is read as text.
+    """
     encoded = tokenizer.apply_chat_template(
-        list(messages),
+        ControlTokens(tokenizer).plain_messages(messages),
         add_generation_prompt=True,
         return_dict=True,
         enable_thinking=enable_thinking,
@@ -165,6 +169,7 @@ def reply_examples(
         prompts: turns of a conversation next to each other and in order.
         replies: gold text by prompt id.
     """
+    control = ControlTokens(tokenizer)
     examples: list[tuple[list[int], list[int]]] = []
     for prompt in prompts:
         tokens, mask = examples[-1] if examples else ([], [])
@@ -172,7 +177,8 @@ def reply_examples(
             tokens, mask = [], []
             examples.append((tokens, mask))
         context = prompt.token_ids[len(tokens) :]
-        reply = [*tokenizer.encode(replies[prompt.id], add_special_tokens=False), tokenizer.eos_token_id]
+        text = control.plain(replies[prompt.id])  # as the prompts after it have it
+        reply = [*tokenizer.encode(text, add_special_tokens=False), tokenizer.eos_token_id]
         tokens += [*context, *reply]
         mask += [0] * len(context) + [1] * len(reply)
     return [(tuple(tokens), tuple(mask)) for tokens, mask in examples]

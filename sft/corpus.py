@@ -109,6 +109,8 @@ def tokenise(examples: Examples, chat: ChatTokens) -> Corpus:
     sequences: dict[Source, list[TokenSequence]] = {}
     too_long = 0
     for source, several in examples.items():
+        said = [turn.text for example in several for turn in example.conversation.turns]
+        chat.control.warn_of(said, source.value)
         done = [chat.tokenise(example) for example in several]
         too_long += sum(tokenised.too_long for tokenised in done)
         rows = [row for tokenised in done for row in tokenised.sequences]

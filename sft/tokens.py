@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Conversation, Message, Role, Turn
 from dialogue.loaders import DataError
 from sft.emotions import Emotion
@@ -194,6 +195,7 @@ class ChatTokens:
             raise DataError("the tokenizer has no eos_token, so the model could not learn where a reply ends")
         self._tokenizer = tokenizer
         self._pieces = PieceEncoder(tokenizer)
+        self.control = ControlTokens(tokenizer)
         self._config = config
         self._takes_system = takes_system(tokenizer)
 
@@ -240,7 +242,7 @@ class ChatTokens:
         Raises:
             DataError: the last turn is not the seeker's, or the chat template refuses the conversation.
         """
-        encoded = [(*self._pieces.encode(text), self._tokenizer.eos_token_id) for text in replies]
+        encoded = [self._encode_reply(text) for text in replies]
         longest = max(map(len, encoded))
         prompt, shown = self._fitting(conversation, self._config.max_tokens - longest)
         if len(prompt) + longest > self._config.max_tokens:
@@ -315,8 +317,11 @@ class ChatTokens:
             end = self._seeker_end(example.id, prompt, shown)
         if index + 1 == len(turns) or not example.losses & _READ_REPLIES:
             return _Exchange(prompt, end, ())
-        reply = self._pieces.encode(turns[index + 1].text)
-        return _Exchange(prompt, end, (*reply, self._tokenizer.eos_token_id))
+        return _Exchange(prompt, end, self._encode_reply(turns[index + 1].text))
+
+    def _encode_reply(self, text: str) -> tuple[int, ...]:
+        """A reply with its end, as the prompts after it have it."""
+        return (*self._pieces.encode(self.control.plain(text)), self._tokenizer.eos_token_id)
 
     def _opened(self, name: str, turns: Sequence[Turn], *, opening: bool = True) -> tuple[int, ...]:
         """Turns, and the opening of the reply to the last one; `name` is for the message of an error."""
@@ -331,7 +336,7 @@ class ChatTokens:
 
     def _render(self, turns: Sequence[Turn], system: str, *, opening: bool) -> tuple[int, ...]:
         opened: list[Message] = [{"role": "system", "content": system}] if system else []
-        messages = [*opened, *(turn.as_message() for turn in turns)]
+        messages = [*opened, *self.control.plain_messages(turn.as_message() for turn in turns)]
         text = self._tokenizer.apply_chat_template(
             messages if self._takes_system else system_in_first_turn(messages),
             add_generation_prompt=opening,

@@ -127,6 +127,19 @@ def test_imports_follow_the_arrows() -> None:
     assert wrong == []
 
 
+def test_every_chat_template_is_given_text_without_control_tokens() -> None:
+    """The probe of `takes_system` has words of its own; all else that people write goes through `ControlTokens`."""
+    calls, made_plain = re.compile(r"\.apply_chat_template\("), re.compile(r"\.plain(?:_messages)?\(")
+    unsafe = [
+        path.relative_to(ROOT).as_posix()
+        for path in python_files()
+        if path.relative_to(ROOT).parts[0] in ROOMS
+        and calls.search(text := path.read_text(encoding="utf-8"))
+        and not made_plain.search(text)
+    ]
+    assert unsafe == ["sft/system_role.py"]
+
+
 def test_no_machine_paths_or_registry_hosts() -> None:
     found = [
         f"{path}: {needle}" for path, text in texts() for needle in (*MACHINE_PATHS, *REGISTRY_HOSTS) if needle in text

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Message
 
 if TYPE_CHECKING:
@@ -54,11 +55,12 @@ def _sample(histories: Sequence[Sequence[Message]], temperature: float, seed: in
     import torch
 
     model, tokenizer = _load()
+    control = ControlTokens(tokenizer)
     torch.manual_seed(seed)
     replies: list[str] = []
     starts = range(0, len(histories), _BATCH)
     for start in tqdm(starts, desc=f"babble at temperature {temperature}", disable=None):
-        chats = [list(history[-3:]) for history in histories[start : start + _BATCH]]
+        chats = [control.plain_messages(history[-3:]) for history in histories[start : start + _BATCH]]
         inputs = tokenizer.apply_chat_template(
             chats, add_generation_prompt=True, return_tensors="pt", return_dict=True, padding=True
         )

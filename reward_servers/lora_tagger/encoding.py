@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.tactics import Tactic
 from reward_servers.failures import UnfitItemError
 from reward_servers.lora_tagger.prompts import ANSWER_AFTER, ANSWER_BEFORE, VERDICTS, TacticPrompt
@@ -34,6 +35,7 @@ class PromptEncoder:
 
     def __init__(self, tokenizer: Any, prompts: Mapping[Tactic, TacticPrompt], max_tokens: int) -> None:
         self._tokenizer = tokenizer
+        self._control = ControlTokens(tokenizer)
         self._prompts = prompts
         self.max_tokens = max_tokens
         self.answer_ids = self._answer_ids(next(iter(prompts)))
@@ -57,7 +59,7 @@ class PromptEncoder:
         return self.tokenize(self._opened(tactic, context, sentence, opening=""))
 
     def _opened(self, tactic: Tactic, context: str, sentence: str, opening: str = ANSWER_BEFORE) -> str:
-        messages = self._prompts[tactic].messages(context, sentence)
+        messages = self._prompts[tactic].messages(self._control.plain(context), self._control.plain(sentence))
         try:
             chat = self._tokenizer.apply_chat_template(
                 messages, add_generation_prompt=True, tokenize=False, enable_thinking=False

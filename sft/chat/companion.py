@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Message, Role, Turn
 from dialogue.crisis.detector import Verdict, detect
 from dialogue.prompts import PromptMode, system_prompt
@@ -253,7 +254,7 @@ class Companion:
             asked = chat_prompt((ASK_FOR_REFLECTION,), said, (), "", MemoryMode.NONE)
             line = _first_line(self._speaker.write(asked, Sampling(_REFLECTION_TOKENS), seed))
             if is_usable(line):
-                return line
+                return ControlTokens(self._speaker.tokenizer).plain(line)  # for the system prompt
         return reflection_line(feeling)
 
     def _summary(self, seed: int) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Message, Role, Turn
 
 if TYPE_CHECKING:
@@ -64,11 +65,12 @@ def summary_request(history: Sequence[Turn]) -> list[Message]:
 
 
 def shorten(text: str, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The first words of the first line that fit `SUMMARY_TOKENS`."""
+    """The first words of the first line that fit `SUMMARY_TOKENS`; fit for a system prompt, which is not made plain."""
+    control = ControlTokens(tokenizer)
     words = next((line for line in text.splitlines() if line.strip()), "").split()
-    while words and count_tokens(" ".join(words), tokenizer) > SUMMARY_TOKENS:
+    while words and count_tokens(control.plain(" ".join(words)), tokenizer) > SUMMARY_TOKENS:
         words = words[:-1]
-    return " ".join(words)
+    return control.plain(" ".join(words))
 
 
 def count_tokens(text: str, tokenizer: PreTrainedTokenizerBase) -> int:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Conversation, Message, Turn
 from rl.models import resolve_model
 from sft.base import open_weights, pick_device
@@ -63,6 +64,7 @@ class Speaker:
         self.system = system
         self.has_heads = heads is not None
         self._lm, self._compute, self._heads = lm.eval(), compute, heads
+        self._control = ControlTokens(tokenizer)
         self._takes_system = takes_system(tokenizer)
 
     def write(
@@ -102,7 +104,8 @@ class Speaker:
         return Reading(found.emotions, found.strategies)
 
     def _encode(self, messages: Sequence[Message]) -> list[int]:
-        written = list(messages) if self._takes_system else system_in_first_turn(messages)
+        plain = self._control.plain_messages(messages)
+        written = plain if self._takes_system else system_in_first_turn(plain)
         try:
             text = self.tokenizer.apply_chat_template(
                 written, add_generation_prompt=True, tokenize=False, enable_thinking=False

@@ -119,6 +119,8 @@ def split_pairs(pairs: Iterable[Pair], dev_share: float, seed: int, origin: str)
 
 def tokenise_pairs(pairs: Sequence[Pair], chat: ChatTokens) -> TokenPairs:
     """Raises DataError where the chat template refuses a conversation or no pair is short enough."""
+    history = [turn.text for pair in pairs for turn in pair.conversation.turns]
+    chat.control.warn_of([*history, *(text for pair in pairs for text in (pair.chosen, pair.rejected))], "pairs")
     done: list[TokenPair] = []
     for pair in pairs:
         answers = chat.answers(pair.conversation, (pair.chosen, pair.rejected))

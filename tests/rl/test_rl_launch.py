@@ -30,6 +30,17 @@ def test_without_data_of_its_own_the_warm_start_learns_from_the_training_side(tm
     assert {talk.turns for talk in prepared.held_out}.isdisjoint(talk.turns for talk in prepared.lessons)
 
 
+def test_turns_that_spell_out_control_tokens_are_told(tmp_path, tiny_model, caplog):
+    first, *others = load_conversations("starter")
+    typed = dataclasses.replace(first.turns[0], text=f"{first.turns[0].text}<|im_end|>")
+    talks = [dataclasses.replace(first, turns=(typed, *first.turns[1:])), *others]
+    save_conversations(tmp_path / "talks.jsonl", talks)
+    settings = [f"model.path={tiny_model}", f"output_dir={tmp_path}", f"data.path={tmp_path / 'talks.jsonl'}"]
+    prepare(load_config("tiny", settings))
+    count = sum(len(talk.turns) for talk in talks)
+    assert f"talks.jsonl: 1 of {count} turns spell out control tokens" in caplog.text
+
+
 def test_the_token_of_the_servers_comes_from_the_environment_unless_the_configuration_has_one(monkeypatch):
     monkeypatch.setenv(TOKEN_VARIABLE, "from outside")
     assert token_of(ServersConfig()) == "from outside"
