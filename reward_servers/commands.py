@@ -53,36 +53,55 @@ def serve(
       quality: {loader: "reward_servers.reward_model:RewardModel", folder: DIR}
 
     \b
-    A token is needed where others can reach the port. The variable
-    RAPPORT_REWARD_TOKEN, if set, is the token: so it need not be in a file.
+    A token is needed where others can reach the port. It is http.token, or
+    where CONFIG.yaml has none the variable RAPPORT_REWARD_TOKEN.
     OpenRLHF sends none; give it http://any:TOKEN@HOST:PORT/get_reward
 
     Ctrl-C takes no new calls; those in flight have ten seconds.
     """
-    from reward_servers.service_config import check_tagger
-    from reward_servers.service_file import load_service
-
-    config = _chosen(load_service(config_path), host, port)
-    check_tagger(config.tagger)
+    config = _chosen(config_path, host, port)
+    in_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    _check_models(config, in_cluster)
     if dry_run:
         typer.echo(_described(config))
         return
     from cluster.session import ray_session
     from reward_servers.serve import cpus_needed
-    from reward_servers.serving import check_port, serve_until_stopped
+    from reward_servers.serving import check_place, check_port, serve_until_stopped
 
-    if not os.environ.get("RAY_ADDRESS"):
+    if not in_cluster:
         check_port(config)
     with ray_session(parallel_actors=int(cpus_needed(config)) + 1):
+        check_place(config, may_grow=in_cluster)
         serve_until_stopped(config, typer.echo)
 
 
-def _chosen(config: ServiceConfig, host: str, port: int) -> ServiceConfig:
-    """The configuration with the command line's address and the environment's token."""
+def _chosen(path: Path | None, host: str, port: int) -> ServiceConfig:
+    """The file's configuration, with the environment's token if it has none, at the command line's address."""
+    from reward_servers.service_file import load_service
+
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    config = load_service(path, token)
     assert config.http is not None, "load_service always has HTTP"
     http = config.http
-    token = os.environ.get(TOKEN_VARIABLE, "") or http.token
-    return replace(config, http=replace(http, host=host or http.host, port=port or http.port, token=token))
+    return replace(
+        config, http=replace(http, host=host or http.host, port=port or http.port, token=http.token or token)
+    )
+
+
+def _check_models(config: ServiceConfig, in_cluster: bool) -> None:
+    """What would else be told a minute later by a replica. A cluster may have modules and folders of its own."""
+    from reward_servers.service_config import JUDGE_LOADER, check_model, check_tagger
+
+    if in_cluster:
+        check_tagger(config.tagger)
+        return
+    for name, model in config.models.items():
+        check_model(name, model)
+        if model.import_path == JUDGE_LOADER:
+            from evaluation.judge.scorer import CALIBRATION_FILE, read_settings
+
+            read_settings(Path(model.folder) / CALIBRATION_FILE)
 
 
 def _described(config: ServiceConfig) -> str:

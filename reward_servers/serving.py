@@ -7,19 +7,24 @@ starting -> serving -> SIGINT or SIGTERM -> draining (no new calls, those in fli
 from __future__ import annotations
 
 import json
+import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
+import ray
 from ray import serve
 
+from reward_servers.protocol import TOKEN_VARIABLE
 from reward_servers.serve import start_reward_servers, stop_reward_servers
-from reward_servers.service_config import HttpConfig, ServiceConfig, ServiceConfigError
+from reward_servers.service_config import HttpConfig, ServiceConfig, ServiceConfigError, is_loopback
 
 _WATCH_S = 5.0
+_HEAD = "node:__internal_head__"  # the resource by which Ray marks a cluster's head node
 _EXAMPLE = {
     "id": "1",
     "history": [{"role": "user", "content": "I lost my job today and have told nobody."}],
@@ -63,9 +68,11 @@ def announcement(config: ServiceConfig) -> str:
     http = _http(config)
     url = f"http://{local_host(http)}:{http.port}"
     body = json.dumps({"requests": [_EXAMPLE]})
-    token = "  -H 'Authorization: Bearer '\"$RAPPORT_REWARD_TOKEN\" \\\n" if http.token else ""
+    token = f"  -H 'Authorization: Bearer '\"${TOKEN_VARIABLE}\" \\\n" if http.token else ""
+    other = http.token and os.environ.get(TOKEN_VARIABLE, "") != http.token
+    hint = f"the token is the file's http.token; for this curl, first: export {TOKEN_VARIABLE}=...\n\n" if other else ""
     return (
-        f"reward servers {config.app_name!r} at {url}\n\n"
+        f"reward servers {config.app_name!r} at {url}\n\n{hint}"
         f"curl {url}/v1/score \\\n{token}  -H 'Content-Type: application/json' \\\n  -d '{body}'\n\n"
         f"{url}/openapi.json describes all routes; Ctrl-C stops"
     )
@@ -92,6 +99,40 @@ def check_port(config: ServiceConfig) -> None:
                 f"cannot listen on {http.host}:{http.port}: {error.strerror}; "
                 "stop what uses it or choose another with --host and --port"
             ) from error
+
+
+def check_place(config: ServiceConfig, may_grow: bool) -> None:
+    """Whether this process's cluster can hold the service; before anything is deployed in it.
+
+    Args:
+        may_grow: it is not of this machine alone, so GPUs may come with further nodes.
+
+    Raises:
+        ServiceConfigError: it has too few GPUs, or HTTP would be on another machine than the address says.
+    """
+    complaint = "" if may_grow else lacking_gpus(config, ray.cluster_resources())
+    if not complaint:
+        complaint = head_elsewhere(_http(config), ray.nodes(), ray.get_runtime_context().get_node_id())
+    if complaint:
+        raise ServiceConfigError(complaint)
+
+
+def lacking_gpus(config: ServiceConfig, resources: Mapping[str, float]) -> str:
+    """What is missing for the fewest replicas, in words; empty where nothing is."""
+    needed = sum(model.replicas * model.num_gpus for model in config.models.values())
+    there = resources.get("GPU", 0)
+    if needed <= there:
+        return ""
+    return f"the model servers ask for {needed:g} GPUs, and this machine has {there:g}: lower num_gpus or replicas"
+
+
+def head_elsewhere(http: HttpConfig, nodes: Sequence[Mapping[str, Any]], own_node: str) -> str:
+    """Serve's HTTP proxy is on the head node: from another one it is not at a loopback address. In words, or empty."""
+    heads = [node for node in nodes if node["Alive"] and _HEAD in node["Resources"]]
+    if not heads or heads[0]["NodeID"] == own_node or not is_loopback(local_host(http)):
+        return ""
+    address = heads[0]["NodeManagerAddress"]
+    return f"HTTP is served on the cluster's head node: run this there, or with --host {address} and a token"
 
 
 @contextmanager

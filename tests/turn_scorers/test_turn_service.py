@@ -43,8 +43,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_quality_is_configured_by_its_folder_alone(tmp_path: Path) -> None:
-    config = load_service(written(tmp_path, "quality: {folder: runs/mvc, replicas: 2}\n"))
-    assert config.quality == DeploymentConfig(QUALITY_LOADER, "runs/mvc", replicas=2)
+    config = load_service(written(tmp_path, f"quality: {{folder: {tmp_path}/runs/mvc, replicas: 2}}\n"))
+    assert config.quality == DeploymentConfig(QUALITY_LOADER, f"{tmp_path}/runs/mvc", replicas=2)
     assert list(config.models) == ["tactic-tagger", "empathy-scorer", QUALITY]
 
 
