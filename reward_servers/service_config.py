@@ -86,7 +86,8 @@ class DeploymentConfig:
 
     Attributes:
         loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method: `tag`
-            and `decide`, `score`, or `quality`. For a tagger also its kind: `encoder` or `lora`.
+            and `decide`, `score`, or `quality`. For a tagger also its kind: `encoder` or `lora`. A class with
+            `concurrent = True` may be called while it works: its health check does not wait for a batch.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, spread over the nodes of the cluster; with `scaling`, the fewest.
         max_replicas_per_node: of this deployment; 0 sets no bound.
