@@ -5,9 +5,10 @@
       folder: runs/judge            # holds calibration.json, as `rapport judge calibrate --out` wrote it
 
 The judge is asked exactly as it was calibrated: same endpoint, model, sampling and question. A calibration that missed
-a floor is refused, unless it was made with --allow-below-floor. The token, if the endpoint asks for one, comes from RAPPORT_MODEL_TOKEN. Answers are kept in
-`reply-cache` beside the calibration, so equal requests get equal scores although a judge may vary. The limit of calls
-is each replica's own: with more than one, calibrate with the limit's share.
+a floor is refused, unless it was made with --allow-below-floor. The token, if the endpoint asks for one, comes from
+RAPPORT_MODEL_TOKEN. Answers are kept in `reply-cache` beside the calibration, so equal requests get equal scores
+although a judge may vary. The limit of calls is each replica's own: with more than one, calibrate with the limit's
+share.
 """
 
 from __future__ import annotations

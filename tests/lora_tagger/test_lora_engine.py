@@ -99,6 +99,15 @@ def test_a_replys_tactics_are_those_of_its_sentences(tagger: LoraTagger, expecte
     assert decided == [TACTICS[i % 10] for i, p in enumerate(expected) if p >= 0.5]
 
 
+def test_a_batch_of_the_service_is_bounded_by_the_questions_and_not_by_the_replies_text(tagger: LoraTagger) -> None:
+    """Ten tactics times a reply of T and S sentences: about T + 48 S tokens each, however few the text itself has."""
+    sentences = tuple(split_sentences(REPLIES[0]))
+    counted = tagger.count_tokens(CutReply(REPLIES[0], sentences))
+    encoded = {s: len(tagger.encoder.encode(TACTICS[0], REPLIES[0], s)) for s in sentences}
+    assert 10 * 48 * len(sentences) < counted < 10 * sum(encoded.values())
+    assert tagger.count_tokens(CutReply("", ())) < 100
+
+
 def test_a_reply_that_does_not_fit_is_refused(tagger: LoraTagger) -> None:
     with pytest.raises(PromptTooLongError, match="1024 are allowed"):
         tagger.tag([["word " * 2000]])
