@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from reward_servers.service_config import ServiceConfig
 
 
+class UpdateError(ValueError):
+    """An update of nothing. The message says what is missing."""
+
+
 def serve(
     config_path: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="What to serve; the shipped models if absent.")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on, instead of http.host.")] = "",
     port: Annotated[int, typer.Option("--port", help="Port to listen on, instead of http.port.")] = 0,
+    update: Annotated[bool, typer.Option("--update", help="Change the servers that run to CONFIG, and leave.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and start nothing.")] = False,
 ) -> None:
     """Serve tactics and empathy scores over HTTP until Ctrl-C.
@@ -58,22 +63,33 @@ def serve(
     OpenRLHF sends none; give it http://any:TOKEN@HOST:PORT/get_reward
 
     Ctrl-C takes no new calls; those in flight have ten seconds.
+
+    \b
+    To change what runs, replica by replica and without a failed call:
+      RAY_ADDRESS=auto rapport serve CHANGED.yaml --update
+    New weights need a new folder: equal configurations are one and the same.
     """
     config = _chosen(config_path, host, port)
     in_cluster = bool(os.environ.get("RAY_ADDRESS"))
     _check_models(config, in_cluster)
     if dry_run:
         typer.echo(_described(config))
-        return
+    else:
+        _run(config, update, in_cluster)
+
+
+def _run(config: ServiceConfig, update: bool, in_cluster: bool) -> None:
     from cluster.session import ray_session
     from reward_servers.serve import cpus_needed
-    from reward_servers.serving import check_place, check_port, serve_until_stopped
+    from reward_servers.serving import check_place, check_port, serve_until_stopped, update_service
 
+    if update and not in_cluster:
+        raise UpdateError("--update changes servers that run: say where by RAY_ADDRESS, auto for those of this machine")
     if not in_cluster:
         check_port(config)
     with ray_session(parallel_actors=int(cpus_needed(config)) + 1):
         check_place(config, may_grow=in_cluster)
-        serve_until_stopped(config, typer.echo)
+        (update_service if update else serve_until_stopped)(config, typer.echo)
 
 
 def _chosen(path: Path | None, host: str, port: int) -> ServiceConfig:

@@ -18,12 +18,16 @@ from typing import Any
 
 import ray
 from ray import serve
+from ray.exceptions import RayError
+from ray.serve.exceptions import RayServeException
 
+from reward_servers.failures import root_cause
 from reward_servers.protocol import TOKEN_VARIABLE
-from reward_servers.serve import start_reward_servers, stop_reward_servers
+from reward_servers.serve import ServiceStartError, start_reward_servers, stop_reward_servers
 from reward_servers.service_config import HttpConfig, ServiceConfig, ServiceConfigError, is_loopback
 
 _WATCH_S = 5.0
+_ANSWER_S = 30.0
 _HEAD = "node:__internal_head__"  # the resource by which Ray marks a cluster's head node
 _EXAMPLE = {
     "id": "1",
@@ -61,6 +65,51 @@ def serve_until_stopped(config: ServiceConfig, say: Callable[[str], None]) -> No
     finally:
         stop_reward_servers(config.app_name)
     say("stopped")
+
+
+def update_service(config: ServiceConfig, say: Callable[[str], None]) -> None:
+    """Change the application of this name in this process's cluster to `config`, and wait until it is healthy.
+
+    New replicas are started beside the old ones, which answer the calls that they hold. The process that serves it
+    goes on doing so.
+
+    Raises:
+        ServiceConfigError: no such application runs, or it would have to listen elsewhere or to forget its token.
+        ServiceStartError: it does not answer, or the new replicas did not start.
+    """
+    if config.app_name not in serve.status().applications:
+        raise ServiceConfigError(
+            f"no reward servers {config.app_name!r} run in this cluster: start them without --update, or set app_name"
+        )
+    complaint = http_changed(_running_http(config.app_name), _http(config))
+    if complaint:
+        raise ServiceConfigError(complaint)
+    say(f"updating the reward servers {config.app_name!r}")
+    start_reward_servers(config)
+    say("updated; " + announcement(config))
+
+
+def http_changed(running: HttpConfig | None, wanted: HttpConfig) -> str:
+    """What an update cannot do, in words; empty where it can. Ray Serve's proxy stays where it was started.
+
+    So a configuration for this machine alone, without a token, would open a port that all can reach.
+    """
+    if running is None:
+        return "the servers that run have no HTTP: stop them and start them anew"
+    if (running.host, running.port) != (wanted.host, wanted.port):
+        here, there = (f"{http.host}:{http.port}" for http in (running, wanted))
+        return f"the servers listen on {here} and cannot move to {there}: give --host and --port, or start them anew"
+    if running.token and not wanted.token:
+        return f"the servers ask for a token: set http.token or {TOKEN_VARIABLE}, or stop them and start them anew"
+    return ""
+
+
+def _running_http(app_name: str) -> HttpConfig | None:
+    try:
+        return serve.get_app_handle(app_name).http.remote().result(timeout_s=_ANSWER_S)
+    except (RayServeException, RayError, TimeoutError) as error:
+        why = f"the reward servers {app_name!r} run but do not answer: {root_cause(error)}"
+        raise ServiceStartError(why) from error
 
 
 def announcement(config: ServiceConfig) -> str:
@@ -142,13 +191,17 @@ def _stop_signals() -> Iterator[threading.Event]:
 
     def on_signal(_: int, __: FrameType | None) -> None:
         stop.set()
+        put_back()  # now: whoever waits for this event may be waiting for Serve
+
+    def put_back() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        put_back()
 
 
 def _check_still_there(config: ServiceConfig) -> None:

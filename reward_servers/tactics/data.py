@@ -217,14 +217,20 @@ def _json_array(path: Path) -> list[Any]:
 
 
 def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers from 1 and parsed objects; TagDataError where a line is no JSON object or the file is missing."""
+    """Line numbers from 1 and parsed objects, blank lines left out.
+
+    Raises:
+        TagDataError: a line is no JSON object, or the file is missing or cannot be read.
+    """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line separators
     except FileNotFoundError as error:
         raise TagDataError(f"{path} does not exist") from error
     except (OSError, UnicodeDecodeError) as error:
         raise TagDataError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:

@@ -73,6 +73,10 @@ def check_file(source: Path, target: Path) -> ReplyFile:
         raise TagFileError(f"{target}: the output would overwrite the input; choose another name")
     if not target.parent.is_dir():
         raise TagFileError(f"{target}: cannot write there (no such folder)")
+    if target.is_dir():
+        raise TagFileError(f"{target}: it is a folder; give the name of a file in it")
+    if not os.access(target.parent, os.W_OK):
+        raise TagFileError(f"{target}: cannot write there (no permission)")
     return read_replies(source)
 
 

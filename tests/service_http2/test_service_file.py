@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import socket
 from pathlib import Path
 
@@ -12,7 +14,7 @@ import yaml
 from typer.testing import CliRunner
 
 from evaluation.judge.calibration import JudgeBelowFloorError
-from reward_servers.commands import serve
+from reward_servers.commands import UpdateError, serve
 from reward_servers.protocol import TOKEN_VARIABLE
 from reward_servers.service_config import (
     REWARD_MODEL_LOADER,
@@ -22,7 +24,14 @@ from reward_servers.service_config import (
     ServiceConfigError,
 )
 from reward_servers.service_file import load_service
-from reward_servers.serving import announcement, check_port, head_elsewhere, lacking_gpus
+from reward_servers.serving import (
+    _stop_signals,
+    announcement,
+    check_port,
+    head_elsewhere,
+    http_changed,
+    lacking_gpus,
+)
 
 SHIPPED = Path(__file__).parents[2] / "configs" / "serve"
 
@@ -92,6 +101,14 @@ def test_a_port_in_use_is_told_before_anything_starts() -> None:
         with pytest.raises(ServiceConfigError, match="--port"):
             check_port(config)
     check_port(config)
+
+
+def test_the_first_signal_drains_and_the_second_meets_the_handlers_from_before() -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    with _stop_signals() as stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop.wait(10) and signal.getsignal(signal.SIGTERM) == before
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 def test_the_announced_curl_shows_no_token(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -174,6 +191,23 @@ def test_a_model_that_is_not_there_is_told_before_ray_starts(
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ServiceConfigError, match=complaint):
         dry_run(written(tmp_path, text))
+
+
+def test_an_update_has_to_be_told_where_the_servers_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    app = typer.Typer()
+    app.command()(serve)
+    refused = CliRunner().invoke(app, [str(written(tmp_path, "")), "--update"])
+    assert isinstance(refused.exception, UpdateError) and "RAY_ADDRESS" in str(refused.exception)
+
+
+def test_an_update_neither_moves_the_port_nor_forgets_the_token() -> None:
+    """Serve's proxy stays where it is: without this an update for loopback would open a public port to everybody."""
+    running = HttpConfig("0.0.0.0", 8000, "secret")
+    assert http_changed(running, HttpConfig("0.0.0.0", 8000, "another")) == ""
+    assert "0.0.0.0:8000 and cannot move to 127.0.0.1:8000" in http_changed(running, HttpConfig())
+    assert TOKEN_VARIABLE in http_changed(HttpConfig(token="secret"), HttpConfig())
+    assert "no HTTP" in http_changed(None, HttpConfig())
 
 
 def test_a_judge_that_missed_its_floor_is_told_before_ray_starts(tmp_path: Path) -> None:
