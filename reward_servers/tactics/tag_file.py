@@ -138,7 +138,9 @@ def _all_probabilities(
 def _check_readable(replies: Sequence[Reply], tagger: Tagger) -> None:
     """One reply that is too long would else end a run after hours."""
     check = getattr(tagger, "check", None)
-    for reply in replies if check is not None else ():
+    if check is None:
+        return
+    for reply in replies:
         try:
             check(reply.text, reply.sentences)
         except UnfitItemError as error:

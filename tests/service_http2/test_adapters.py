@@ -50,7 +50,9 @@ def test_trl_is_told_what_does_not_fit(prompts: Any, completions: Any, complaint
 
 
 def test_other_keys_of_trls_messages_do_not_reach_the_servers() -> None:
-    request = trl_reward._request(0, [{**SEEKER, "name": "Ann"}], SAID)
+    prompt: Any = [{**SEEKER, "name": "Ann"}]
+    said: Any = SAID
+    request = trl_reward._request(0, prompt, said)
     assert request == ScoreRequest("completion 0", ({"role": "user", "content": "I am tired."},), "Rest.")
 
 
