@@ -25,12 +25,12 @@ QUALITY_LOADER = "reward_servers.turn_scorers.scorer:TurnScorer"
 REWARD_MODEL_LOADER = "reward_servers.reward_model:RewardModel"
 JUDGE_LOADER = "evaluation.judge.scorer:JudgeScorer"
 
-# Loader -> the file by which its folder is known.
-_MARKS = {
-    SCORER_LOADER: "scorer.safetensors",
+# Loader -> the file by which its folder is known. The order matters: any model has a config.json, ours among them.
+MARKS = {
     QUALITY_LOADER: "turn_scorer.json",
-    REWARD_MODEL_LOADER: "config.json",
     JUDGE_LOADER: "calibration.json",
+    SCORER_LOADER: "scorer.safetensors",
+    REWARD_MODEL_LOADER: "config.json",
 }
 
 
@@ -214,7 +214,7 @@ def check_model(name: str, config: DeploymentConfig) -> None:
         found = False
     _require(found, f"{name}: loader", config.loader, f"in a module that can be imported; there is no {module}")
     check_tagger(config)
-    mark = _MARKS.get(config.import_path)
+    mark = MARKS.get(config.import_path)
     if config.folder:
         _require(Path(config.folder).is_dir(), f"{name}: folder", config.folder, "a folder that is there")
         holds = mark is None or (Path(config.folder) / mark).is_file()

@@ -58,7 +58,7 @@ def serve_until_stopped(config: ServiceConfig, say: Callable[[str], None]) -> No
     try:
         start_reward_servers(config)
         with _stop_signals() as stop:
-            say(announcement(config))
+            say(f"{announcement(config)}; Ctrl-C stops")
             while not stop.wait(_WATCH_S):
                 _check_still_there(config)
         say("stopping: no new calls; those in flight may finish")  # handlers are back: another Ctrl-C ends at once
@@ -86,7 +86,7 @@ def update_service(config: ServiceConfig, say: Callable[[str], None]) -> None:
         raise ServiceConfigError(complaint)
     say(f"updating the reward servers {config.app_name!r}")
     start_reward_servers(config)
-    say("updated; " + announcement(config))
+    say(f"updated: {announcement(config)}")
 
 
 def http_changed(running: HttpConfig | None, wanted: HttpConfig) -> str:
@@ -123,7 +123,7 @@ def announcement(config: ServiceConfig) -> str:
     return (
         f"reward servers {config.app_name!r} at {url}\n\n{hint}"
         f"curl {url}/v1/score \\\n{token}  -H 'Content-Type: application/json' \\\n  -d '{body}'\n\n"
-        f"{url}/openapi.json describes all routes; Ctrl-C stops"
+        f"{url}/openapi.json describes all routes"
     )
 
 
