@@ -131,7 +131,9 @@ class ChatEndpoint:
         names = [str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry]
         if len(names) != 1:
             found = ", ".join(names) or "none"
-            raise EvaluationDataError(f"{self._url} has these models: {found}; say which one with --model-name")
+            raise EvaluationDataError(
+                f"{self._url} has these models: {found}; say which one with --model-name, or --judge-name for a judge"
+            )
         return names[0]
 
     async def _settle(self, verb: str, path: str, body: object) -> dict[str, Any]:

@@ -15,12 +15,17 @@ if TYPE_CHECKING:
     from reward_servers.service_config import ServiceConfig
 
 
+class UpdateError(ValueError):
+    """An update of nothing. The message says what is missing."""
+
+
 def serve(
     config_path: Annotated[
         Path | None, typer.Argument(metavar="[CONFIG.yaml]", help="What to serve; the shipped models if absent.")
     ] = None,
     host: Annotated[str, typer.Option("--host", help="Address to listen on, instead of http.host.")] = "",
     port: Annotated[int, typer.Option("--port", help="Port to listen on, instead of http.port.")] = 0,
+    update: Annotated[bool, typer.Option("--update", help="Change the servers that run to CONFIG, and leave.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the configuration and start nothing.")] = False,
 ) -> None:
     """Serve tactics and empathy scores over HTTP until Ctrl-C.
@@ -53,36 +58,66 @@ def serve(
       quality: {loader: "reward_servers.reward_model:RewardModel", folder: DIR}
 
     \b
-    A token is needed where others can reach the port. The variable
-    RAPPORT_REWARD_TOKEN, if set, is the token: so it need not be in a file.
+    A token is needed where others can reach the port. It is http.token, or
+    where CONFIG.yaml has none the variable RAPPORT_REWARD_TOKEN.
     OpenRLHF sends none; give it http://any:TOKEN@HOST:PORT/get_reward
 
     Ctrl-C takes no new calls; those in flight have ten seconds.
-    """
-    from reward_servers.service_config import check_tagger
-    from reward_servers.service_file import load_service
 
-    config = _chosen(load_service(config_path), host, port)
-    check_tagger(config.tagger)
+    \b
+    To change what runs, replica by replica and without a failed call:
+      RAY_ADDRESS=auto rapport serve CHANGED.yaml --update
+    New weights need a new folder: equal configurations are one and the same.
+    """
+    config = _chosen(config_path, host, port)
+    in_cluster = bool(os.environ.get("RAY_ADDRESS"))
+    _check_models(config, in_cluster)
     if dry_run:
         typer.echo(_described(config))
-        return
+    else:
+        _run(config, update, in_cluster)
+
+
+def _run(config: ServiceConfig, update: bool, in_cluster: bool) -> None:
     from cluster.session import ray_session
     from reward_servers.serve import cpus_needed
-    from reward_servers.serving import check_port, serve_until_stopped
+    from reward_servers.serving import check_place, check_port, serve_until_stopped, update_service
 
-    if not os.environ.get("RAY_ADDRESS"):
+    if update and not in_cluster:
+        raise UpdateError("--update changes servers that run: say where by RAY_ADDRESS, auto for those of this machine")
+    if not in_cluster:
         check_port(config)
     with ray_session(parallel_actors=int(cpus_needed(config)) + 1):
-        serve_until_stopped(config, typer.echo)
+        check_place(config, may_grow=in_cluster)
+        (update_service if update else serve_until_stopped)(config, typer.echo)
 
 
-def _chosen(config: ServiceConfig, host: str, port: int) -> ServiceConfig:
-    """The configuration with the command line's address and the environment's token."""
+def _chosen(path: Path | None, host: str, port: int) -> ServiceConfig:
+    """The file's configuration, with the environment's token if it has none, at the command line's address."""
+    from reward_servers.service_file import load_service
+
+    token = os.environ.get(TOKEN_VARIABLE, "")
+    config = load_service(path, token)
     assert config.http is not None, "load_service always has HTTP"
     http = config.http
-    token = os.environ.get(TOKEN_VARIABLE, "") or http.token
-    return replace(config, http=replace(http, host=host or http.host, port=port or http.port, token=token))
+    return replace(
+        config, http=replace(http, host=host or http.host, port=port or http.port, token=http.token or token)
+    )
+
+
+def _check_models(config: ServiceConfig, in_cluster: bool) -> None:
+    """What would else be told a minute later by a replica. A cluster may have modules and folders of its own."""
+    from reward_servers.service_config import JUDGE_LOADER, check_model, check_tagger
+
+    if in_cluster:
+        check_tagger(config.tagger)
+        return
+    for name, model in config.models.items():
+        check_model(name, model)
+        if model.import_path == JUDGE_LOADER:
+            from evaluation.judge.scorer import CALIBRATION_FILE, read_settings
+
+            read_settings(Path(model.folder) / CALIBRATION_FILE)
 
 
 def _described(config: ServiceConfig) -> str:

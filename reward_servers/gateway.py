@@ -31,7 +31,7 @@ from reward_servers.protocol import (
     TaggedReply,
     TagResult,
 )
-from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, ServiceConfig
+from reward_servers.service_config import GATEWAY, QUALITY, SCORER, TAGGER, HttpConfig, ServiceConfig
 from reward_servers.service_metrics import GatewayMetrics
 from reward_servers.wire import complaint_about, complaint_about_response
 
@@ -154,6 +154,10 @@ class Gateway:
     async def fingerprint(self) -> str:
         """Of the configuration this application runs with."""
         return self.config.fingerprint
+
+    async def http(self) -> HttpConfig | None:
+        """How this application is reached over HTTP."""
+        return self.config.http
 
     async def __call__(self, request: Request) -> Response:
         """An HTTP request."""

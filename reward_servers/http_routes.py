@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import base64
 import hmac
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from reward_servers.failures import RewardServerError
+from reward_servers.failures import RewardServerError, root_cause
 from reward_servers.openapi import openapi_document
 from reward_servers.protocol import (
     EmpathyResult,
@@ -44,6 +45,8 @@ from reward_servers.wire import (
     parse_body,
     request_id_of,
 )
+
+logger = logging.getLogger("ray.serve")
 
 _STATUS = {
     FailureKind.TIMEOUT: 504,
@@ -76,7 +79,7 @@ class Calls:
 
 
 async def answer(request: Request, config: ServiceConfig, calls: Calls, metrics: GatewayMetrics) -> Response:
-    """Answer one HTTP request and count it; raises only for errors in the server's own code."""
+    """Answer one HTTP request and count it; an error in the server's own code is logged and answered as one."""
     began = perf_counter()
     path = request.url.path
     response = await _settle(request, config, calls, metrics)
@@ -95,6 +98,12 @@ async def _settle(request: Request, config: ServiceConfig, calls: Calls, metrics
         return _error(400, FailureKind.INVALID_REQUEST, str(error))
     except RewardServerError as error:
         return _error(_STATUS[error.kind], error.kind, str(error))
+    except ClientDisconnect:
+        return _error(400, FailureKind.INVALID_REQUEST, "the caller left before the body was whole")
+    except Exception as error:  # the border: what is written in the document holds for our own faults too
+        logger.exception("%s failed", request.url.path)
+        message = f"an error in the server's own code, please report it: {root_cause(error)}"
+        return _error(500, FailureKind.INTERNAL, message)
 
 
 # --- routes --------------------------------------------------------------------------------------------------------

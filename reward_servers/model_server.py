@@ -134,11 +134,15 @@ class ModelServer(ABC):
     async def check_health(self) -> None:
         """Run the model on a fixed item; Ray Serve replaces a replica that raises or hangs here three times in a row.
 
+        It waits for the batch that is being computed, so that a model that hangs is found. A model that says it is
+        `concurrent`, because it only waits for another server, is asked beside its work: slow is not dead there.
+
         Raises:
             UnhealthyModelError: the prediction is not the one made right after loading: bitwise, or within the
                 tolerance of a model that states one.
         """
-        probe = await asyncio.get_running_loop().run_in_executor(self._thread, self._predict_checked, [self._probe()])
+        thread = None if getattr(self._model, "concurrent", False) else self._thread
+        probe = await asyncio.get_running_loop().run_in_executor(thread, self._predict_checked, [self._probe()])
         if not self._same(probe, self._first_probe):
             raise UnhealthyModelError(f"{self._name}: {probe} for the probe that first gave {self._first_probe}")
 

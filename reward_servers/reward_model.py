@@ -21,11 +21,16 @@ import torch
 
 from dialogue.control_tokens import ControlTokens
 from dialogue.conversation import Message
+from reward_servers.failures import UnfitItemError
 from reward_servers.protocol import ScoreRequest
 
 
 class RewardModelError(ValueError):
-    """A folder that holds no reward model, or a conversation that it cannot read. The message says what is wrong."""
+    """A folder that holds no reward model. The message says what is wrong."""
+
+
+class ReplyTooLongError(UnfitItemError):
+    """A reply that, with the turn it answers, is longer than the reward model reads. It is refused, never cut."""
 
 
 class RewardModel:
@@ -72,7 +77,7 @@ class RewardModel:
         """The logit of each request, in order.
 
         Raises:
-            RewardModelError: a reply with the turn that it answers is longer than the model reads.
+            ReplyTooLongError: a reply with the turn that it answers is longer than the model reads.
         """
         with torch.inference_mode():
             return [self._quality(request) for request in requests]
@@ -91,7 +96,7 @@ class RewardModel:
             if not self._longest or len(ids) <= self._longest:
                 return ids
             if len(messages) <= 2:
-                raise RewardModelError(
+                raise ReplyTooLongError(
                     f"request {request.id!r}: {len(ids)} tokens, but the reward model reads {self._longest}"
                 )
             messages = messages[2:]

@@ -6,8 +6,11 @@ import hashlib
 import json
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from importlib.util import find_spec
 from ipaddress import ip_address
 from pathlib import Path
+
+from reward_servers.protocol import TOKEN_VARIABLE
 
 # Names of the deployments, as `serve status`, failures and `Score.model_versions` show them.
 TAGGER = "tactic-tagger"
@@ -19,6 +22,16 @@ TAGGER_LOADER = "reward_servers.tactics.encoder_tagger:EncoderTagger"
 LORA_LOADER = "reward_servers.lora_tagger.tagger:LoraTagger"
 SCORER_LOADER = "reward_servers.empathy.scorer:EmpathyScorer"
 QUALITY_LOADER = "reward_servers.turn_scorers.scorer:TurnScorer"
+REWARD_MODEL_LOADER = "reward_servers.reward_model:RewardModel"
+JUDGE_LOADER = "evaluation.judge.scorer:JudgeScorer"
+
+# Loader -> the file by which its folder is known. The order matters: any model has a config.json, ours among them.
+MARKS = {
+    QUALITY_LOADER: "turn_scorer.json",
+    JUDGE_LOADER: "calibration.json",
+    SCORER_LOADER: "scorer.safetensors",
+    REWARD_MODEL_LOADER: "config.json",
+}
 
 
 class TaggerKind(StrEnum):
@@ -73,7 +86,8 @@ class DeploymentConfig:
 
     Attributes:
         loader: `module:Class`; the class has `load(folder: Path | None)`, `version` and the model's own method: `tag`
-            and `decide`, `score`, or `quality`. For a tagger also its kind: `encoder` or `lora`.
+            and `decide`, `score`, or `quality`. For a tagger also its kind: `encoder` or `lora`. A class with
+            `concurrent = True` may be called while it works: its health check does not wait for a batch.
         folder: weights folder given to `load`; empty for the class's own default.
         replicas: processes, spread over the nodes of the cluster; with `scaling`, the fewest.
         max_replicas_per_node: of this deployment; 0 sets no bound.
@@ -187,6 +201,28 @@ def check_tagger(config: DeploymentConfig) -> None:
         find_adapters(Path(config.folder))
 
 
+def check_model(name: str, config: DeploymentConfig) -> None:
+    """What can be known of a deployment on this machine without loading its model; errors too of `check_tagger`.
+
+    Raises:
+        ServiceConfigError: the loader's module is not there, or the folder is not one that it reads.
+    """
+    module = config.import_path.partition(":")[0]
+    try:
+        found = find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that should hold it
+        found = False
+    _require(found, f"{name}: loader", config.loader, f"in a module that can be imported; there is no {module}")
+    check_tagger(config)
+    mark = MARKS.get(config.import_path)
+    if config.folder:
+        _require(Path(config.folder).is_dir(), f"{name}: folder", config.folder, "a folder that is there")
+        holds = mark is None or (Path(config.folder) / mark).is_file()
+        _require(holds, f"{name}: folder", config.folder, f"one with {mark} in it, which {config.loader} reads")
+    needs_folder = mark is not None and config.import_path != SCORER_LOADER
+    _require(bool(config.folder) or not needs_folder, f"{name}: folder", "", f"set: it holds {mark}")
+
+
 @dataclass(frozen=True)
 class HttpConfig:
     """The HTTP side. Without it the application is reached through Ray handles only and no port is opened."""
@@ -200,11 +236,14 @@ class HttpConfig:
         _require(0 < self.port < 2**16, "http.port", self.port, "from 1 to 65535")
         _require(self.max_body_bytes >= 1024, "http.max_body_bytes", self.max_body_bytes, "at least 1024")
         _require(
-            bool(self.token) or _is_loopback(self.host),
+            bool(self.token) or is_loopback(self.host),
             "http.token",
             self.token,
-            f"set when http.host is {self.host}, because others on the network can reach it; or use 127.0.0.1",
+            f"set (here or as {TOKEN_VARIABLE}) when http.host is {self.host}, because others on the network can reach "
+            "it; or use 127.0.0.1",
         )
+        carried = self.token.isascii() and self.token.isprintable() and " " not in self.token
+        _require(carried, "http.token", "not shown", "printable ASCII without spaces: no header carries anything else")
 
 
 @dataclass(frozen=True)
@@ -283,7 +322,8 @@ class ServiceConfig:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _is_loopback(host: str) -> bool:
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach what listens there."""
     if host == "localhost":
         return True
     try:

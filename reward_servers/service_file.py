@@ -24,13 +24,18 @@ _OPTIONAL = {"quality": DeploymentConfig(QUALITY_LOADER)}
 _WANTED = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
 
 
-def load_service(path: Path | None) -> ServiceConfig:
+def load_service(path: Path | None, token: str = "") -> ServiceConfig:
     """The configuration in `path`; the defaults with HTTP on 127.0.0.1:8000 if it is None.
+
+    Folders of models are made absolute, from the current one: a replica may run in another folder.
+
+    Args:
+        token: `http.token` where the file has none.
 
     Raises:
         ServiceConfigError: there is no such file, it is no YAML mapping, or a key or value of it is wrong.
     """
-    defaults = ServiceConfig(http=HttpConfig())
+    defaults = ServiceConfig(http=HttpConfig(token=token))
     if path is None:
         return defaults
     try:
@@ -39,7 +44,13 @@ def load_service(path: Path | None) -> ServiceConfig:
         raise ServiceConfigError(f"cannot read {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise ServiceConfigError(f"{path}: not valid YAML: {error}") from error
-    return _changed(defaults, {} if content is None else content, str(path), ())
+    config = _changed(defaults, {} if content is None else content, str(path), ())
+    quality = None if config.quality is None else _placed(config.quality)
+    return replace(config, tagger=_placed(config.tagger), scorer=_placed(config.scorer), quality=quality)
+
+
+def _placed(config: DeploymentConfig) -> DeploymentConfig:
+    return replace(config, folder=str(Path(config.folder).expanduser().resolve())) if config.folder else config
 
 
 def _changed(config: Config, content: object, file: str, place: Sequence[str]) -> Config:

@@ -40,7 +40,8 @@ def train(
     rapport train mint-qwen3-1.7b-q-dkl data.path=conversations_322.json
 
     A YAML file of yours may start from a preset with `extends: quickstart` and set only what differs. RAY_ADDRESS names
-    a Ray cluster to run in; without it one is started on this machine.
+    a Ray cluster to run in; without it one is started on this machine. Reward servers at servers.url are shown
+    servers.token, or where that is empty the variable RAPPORT_REWARD_TOKEN.
     """
     from rl.config_loading import load_config
     from rl.typed_yaml import to_yaml

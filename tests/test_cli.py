@@ -10,7 +10,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("train", "export", "sft", "chat", "tag", "tagger", "score", "scorer", "report", "evaluate")
+COMMANDS = (
+    "train",
+    "export",
+    "sft",
+    "chat",
+    "tag",
+    "tagger",
+    "score",
+    "scorer",
+    "serve",
+    "report",
+    "evaluate",
+    "judge",
+)
 
 
 def rapport(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:

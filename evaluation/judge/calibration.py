@@ -114,6 +114,7 @@ def calibrate(
     Raises:
         EvaluationDataError: fewer than `FEWEST` conversations have ratings in all passes.
     """
+    check_number(names)
     missing = {name: why for judged in reversed(passes) for name, why in judged.missing.items()}
     kept = [i for i, name in enumerate(names) if name not in missing]
     if len(kept) < FEWEST:
@@ -126,6 +127,16 @@ def calibrate(
     stability = _stability(first, again, turned, counts)
     problems = tuple(_problems(agreement, stability, len(missing) / len(names), floors))
     return Calibration(agreement, stability, len(kept), missing, problems)
+
+
+def check_number(names: Sequence[str]) -> None:
+    """To be asked before the judge is.
+
+    Raises:
+        EvaluationDataError: fewer than `FEWEST` conversations were rated.
+    """
+    if len(names) < FEWEST:
+        raise EvaluationDataError(f"{len(names)} conversations were rated; {FEWEST} are needed for any interval")
 
 
 def _stability(first: Floats, again: Floats, turned: Floats, counts: Floats) -> dict[str, Stability]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.status import Status
 
     from evaluation.judge.calibration import Calibration, Floors
@@ -47,7 +48,7 @@ def calibrate_command(
     floor_spearman: Annotated[float, typer.Option(help="Lowest mean Spearman's rho with the experts.")] = 0.4,
     floor_retest: Annotated[float, typer.Option(help="Lowest mean kappa of the judge with itself.")] = 0.6,
     max_shift: Annotated[float, typer.Option(help="Largest shift by the order of the dimensions, in points.")] = 0.5,
-    allow_below_floor: Annotated[bool, typer.Option("--allow-below-floor", help="Exit 0 all the same.")] = False,
+    allow_below_floor: Annotated[bool, typer.Option("--allow-below-floor", help="Let it score all the same.")] = False,
     resamples: Annotated[int, typer.Option(min=100, max=50_000, help="Bootstrap resamples.")] = 10_000,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the bootstrap.")] = 0,
 ) -> None:
@@ -56,7 +57,9 @@ def calibrate_command(
     Each conversation is judged three times: as it is used, once more with
     another seed (test-retest), and with the dimensions in reversed order
     (position bias). Exit 2 if a floor is missed; the figures are written first.
-    A run that was stopped asks only for what its cache lacks.
+    A judge below a floor scores nothing, unless --allow-below-floor was given:
+    that is written with its figures. A run that was stopped asks only for what
+    its cache lacks.
 
     \b
     rapport judge calibrate --judge http://127.0.0.1:8000/v1 \\
@@ -79,10 +82,11 @@ def calibrate_command(
 
     settings = JudgeSettings(url, judge_name or "", temperature, max_tokens, calls_per_minute, concurrency)
     floors = Floors(floor_kappa, floor_spearman, floor_retest, max_shift)
-    problems = _calibrate(settings, token, cache, ratings, conversations, out, floors, resamples, seed)
+    files = (ratings, conversations, out)
+    problems = _calibrate(settings, token, cache, files, floors, resamples, seed, allow_below_floor)
     if problems and not allow_below_floor:
         raise JudgeBelowFloorError(
-            f"this judge must not train a policy: {'; '.join(problems)}. --allow-below-floor overrides"
+            f"this judge must not train a policy: {'; '.join(problems)}. --allow-below-floor lets it all the same"
         )
 
 
@@ -90,35 +94,36 @@ def _calibrate(
     settings: JudgeSettings,
     token: str,
     cache: Path | None,
-    ratings: list[Path],
-    conversations: Path,
-    out: Path,
+    files: tuple[list[Path], Path, Path],
     floors: Floors,
     resamples: int,
     seed: int,
+    allowed: bool,
 ) -> tuple[str, ...]:
     """Read, ask, compare, write and print; the floors that were missed."""
     from evaluation.files import check_target
-    from evaluation.judge.calibration import calibrate
+    from evaluation.judge.calibration import calibrate, check_number
     from evaluation.judge.files import read_experts, read_texts
     from evaluation.model_choice import CACHE_FOLDER
 
+    ratings, conversations, out = files
     check_target(out)
     texts = read_texts(conversations)
     experts, names = read_experts(ratings, texts)
+    check_number(names)
     asked = {name: texts[name] for name in names}
     settings, passes = asyncio.run(_ask(settings, token, cache or out.parent / CACHE_FOLDER, asked))
     result = calibrate(experts, names, passes, floors, resamples, seed)
-    _report(settings, result, out)
+    _report(settings, result, out, allowed and bool(result.problems))
     return result.problems
 
 
-def _report(settings: JudgeSettings, result: Calibration, out: Path) -> None:
+def _report(settings: JudgeSettings, result: Calibration, out: Path, allowed: bool) -> None:
     from evaluation.files import write_json
     from evaluation.judge.printing import print_calibration
     from evaluation.printing import result_console
 
-    write_json(out, {"judge": asdict(settings), **result.as_dict()})
+    write_json(out, {"judge": asdict(settings), "allowed_below_floor": allowed, **result.as_dict()})
     print_calibration(result, result_console())
 
 
@@ -136,14 +141,25 @@ async def _ask(
     from evaluation.reply_cache import ReplyCache
 
     pace, replies, judged = Pace(settings.calls_per_minute), ReplyCache(cache), []
-    with Console(stderr=True).status("judging") as status:
+    console = Console(stderr=True)
+    with console.status("judging") as status:
         async with open_endpoint(settings.url, settings.name or None, token, settings.policy(), pace) as model:
             for number, (order, seed) in enumerate(((IN_ORDER, 0), (IN_ORDER, 1), (REVERSED, 0)), start=1):
                 sampling = Sampling(settings.max_tokens, settings.temperature, seed)
-                on_reply = _telling(status, number)
+                on_reply = _telling(console, status, number)
                 judged.append(await judge_conversations(model, texts, sampling, order, replies, on_reply))
             return replace(settings, name=model.name), (judged[0], judged[1], judged[2])
 
 
-def _telling(status: Status, number: int) -> OnReply:
-    return lambda done, asked: status.update(f"judging, pass {number} of 3: {done} of {asked}")
+def _telling(console: Console, status: Status, number: int) -> OnReply:
+    """On a terminal a line that changes; elsewhere one more at every tenth."""
+    tenths: set[int] = set()
+
+    def tell(done: int, asked: int) -> None:
+        said, tenth = f"judging, pass {number} of 3: {done} of {asked}", 10 * done // asked
+        status.update(said)
+        if not console.is_terminal and tenth not in tenths:
+            tenths.add(tenth)
+            console.print(said, highlight=False)
+
+    return tell

@@ -5,9 +5,10 @@
       folder: runs/judge            # holds calibration.json, as `rapport judge calibrate --out` wrote it
 
 The judge is asked exactly as it was calibrated: same endpoint, model, sampling and question. A calibration that missed
-a floor is refused. The token, if the endpoint asks for one, comes from RAPPORT_MODEL_TOKEN. Answers are kept in
-`reply-cache` beside the calibration, so equal requests get equal scores although a judge may vary. The limit of calls
-is each replica's own: with more than one, calibrate with the limit's share.
+a floor is refused, unless it was made with --allow-below-floor. The token, if the endpoint asks for one, comes from
+RAPPORT_MODEL_TOKEN. Answers are kept in `reply-cache` beside the calibration, so equal requests get equal scores
+although a judge may vary. The limit of calls is each replica's own: with more than one, calibrate with the limit's
+share.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -35,6 +37,8 @@ from reward_servers.client import RetryPolicy, RewardServerError
 from reward_servers.protocol import EmpathyScore, FailureKind, ScoreRequest
 
 CALIBRATION_FILE = "calibration.json"
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +61,7 @@ def read_settings(path: Path) -> JudgeSettings:
 
     Raises:
         EvaluationDataError: the file is missing or is no calibration.
-        JudgeBelowFloorError: the judge missed a floor.
+        JudgeBelowFloorError: the judge missed a floor, and nobody let it score all the same.
     """
     report = read_json_value(path)
     judge = report.get("judge") if isinstance(report, dict) else None
@@ -65,7 +69,9 @@ def read_settings(path: Path) -> JudgeSettings:
         raise EvaluationDataError(f"{path}: no calibration of a judge; `rapport judge calibrate --out` writes one")
     if report.get("passed") is not True:
         problems = "; ".join(map(str, report.get("problems") or ["it does not say that the judge passed"]))
-        raise JudgeBelowFloorError(f"{path}: this judge must not train a policy: {problems}")
+        if report.get("allowed_below_floor") is not True:
+            raise JudgeBelowFloorError(f"{path}: this judge must not train a policy: {problems}")
+        logger.warning("%s: a judge below its floor scores, as --allow-below-floor says: %s", path, problems)
     kinds = {"url": str, "name": str, "temperature": float, "max_tokens": int, "calls_per_minute": float}
     kinds["concurrency"] = int
     for key, kind in kinds.items():
@@ -76,6 +82,8 @@ def read_settings(path: Path) -> JudgeSettings:
 
 class JudgeScorer:
     """Scores replies by asking the judge about the conversation up to and with the reply."""
+
+    concurrent = True  # it holds nothing but a limit of calls: the replica's health is not the judge's speed
 
     def __init__(self, settings: JudgeSettings, cache: Path, token: str) -> None:
         self._settings = settings

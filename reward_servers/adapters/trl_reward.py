@@ -40,8 +40,15 @@ def _request(i: int, prompt: Text, completion: Text) -> ScoreRequest:
         return ScoreRequest(name, exchange.history, exchange.response)
     if isinstance(prompt, str) or isinstance(completion, str):
         raise AdapterError(f"{name}: prompt and completion must both be texts or both be messages")
-    said = [message["content"] for message in completion if message["role"] == "assistant"]
+    said = [_text(message, name) for message in completion if message["role"] == "assistant"]
     if len(said) != 1:
         raise AdapterError(f"{name} has {len(said)} messages of the assistant; one reply is scored at a time")
-    history = tuple(message for message in prompt if message["role"] != "system")
+    history = tuple(Message(role=m["role"], content=_text(m, name)) for m in prompt if m["role"] != "system")
     return ScoreRequest(name, history, strip_thinking(said[0]))
+
+
+def _text(message: Message, name: str) -> str:
+    content: object = message["content"]
+    if not isinstance(content, str):
+        raise AdapterError(f"{name}: the content of a message is {content!r:.60}, but must be a text")
+    return content

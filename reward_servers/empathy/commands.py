@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TextIO
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import track
 
 from dialogue.conversation import Message
+from reward_servers.progress import shown_progress
 from reward_servers.protocol import ScoreRequest
 from reward_servers.turn_scorers.commands import (
     eval_command,
@@ -56,6 +56,7 @@ def score(
     weights: WeightsOption = None,
 ) -> None:
     """Add `empathy`, six dimensions and aggregated_empathy, to every line {"history": [...], "response": "..."}."""
+    _check_target(in_path, out_path)
     from reward_servers.empathy.scorer import EmpathyScorer, ScorerWeightsError
     from reward_servers.encoder import EncoderNotFoundError
 
@@ -65,6 +66,18 @@ def score(
     except (LineError, ScorerWeightsError, EncoderNotFoundError, OSError, UnicodeDecodeError) as error:
         _fail(str(error))
     _console.print(f"scored {count} replies -> {out_path}")
+
+
+def _check_target(source: Path, target: Path) -> None:
+    """Before the scorer is loaded and the work is done."""
+    if not target.parent.is_dir():
+        _fail(f"{target}: cannot write there (no such folder)")
+    if not os.access(target.parent, os.W_OK):
+        _fail(f"{target}: cannot write there (no permission)")
+    if target.is_dir():
+        _fail(f"{target}: it is a folder; give the name of a file in it")
+    if target.exists() and source.exists() and target.samefile(source):
+        _fail(f"{target}: the output would overwrite the input; choose another name")
 
 
 def score_file(scorer: EmpathyScorer, in_path: Path, out_path: Path, total: int) -> int:
@@ -82,11 +95,11 @@ def score_file(scorer: EmpathyScorer, in_path: Path, out_path: Path, total: int)
     part = out_path.with_name(f".{out_path.name}.part{os.getpid()}")
     count = 0
     try:
-        with part.open("w", encoding="utf-8") as out:
-            lines = track(_lines(in_path), "scoring", total, console=_console, disable=not _console.is_terminal)
-            for line in lines:
+        with part.open("w", encoding="utf-8") as out, shown_progress("scoring", _console) as told:
+            for line in _lines(in_path):
                 _write(scorer, line, out)
                 count += 1
+                told(count, total)
         part.replace(out_path)
     finally:
         part.unlink(missing_ok=True)
@@ -140,25 +153,27 @@ def _history(value: object, where: str) -> tuple[Message, ...]:
 @app.command("distill")
 def distill_command(
     data: DataOption,
-    out: Annotated[Path | None, typer.Option("--out", help="Weights folder; the shipped one if absent.")] = None,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the weights; those in it are replaced.")],
     cache: Annotated[Path, typer.Option("--cache", help="Where encoder states and babble are kept.")] = Path(
         "runs/cache/scorer"
     ),
     seed: Annotated[int, typer.Option(help="Seed of probes and heads.")] = 0,
 ) -> None:
-    """Train the shipped scorer of six dimensions on a judge's ratings, held-out conversations left out."""
+    """Train the shipped scorer of six dimensions on a judge's ratings, held-out conversations left out.
+
+    A run that was stopped goes on with the encoder states and texts in its cache; the rest takes minutes.
+    """
     from reward_servers.empathy.babble import BabbleModelMissingError
     from reward_servers.empathy.data import RatingsError
     from reward_servers.empathy.recipe import train_scorer
-    from reward_servers.empathy.scorer import WEIGHTS
     from reward_servers.encoder import EncoderNotFoundError
 
-    folder = out or WEIGHTS
     try:
-        losses = train_scorer(data, folder, cache, seed)
+        out.mkdir(parents=True, exist_ok=True)
+        losses = train_scorer(data, out, cache, seed)
     except (RatingsError, BabbleModelMissingError, EncoderNotFoundError, OSError) as error:
         _fail(str(error))
-    _console.print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} epochs; weights in {folder}")
+    _console.print(f"loss {losses[0]:.3f} -> {losses[-1]:.3f} in {len(losses)} epochs; weights in {out}")
 
 
 @app.command("check")
@@ -170,7 +185,9 @@ def check_command(data: DataOption, weights: WeightsOption = None) -> None:
     from reward_servers.encoder import EncoderNotFoundError
 
     try:
-        report = evaluate_scorer(EmpathyScorer.load(weights), data)
+        scorer = EmpathyScorer.load(weights)
+        with shown_progress("held-out replies", _console) as told:
+            report = evaluate_scorer(scorer, data, lambda n, of: told(n, of))
     except (RatingsError, ScorerWeightsError, EncoderNotFoundError, OSError) as error:
         _fail(str(error))
     Console().print(report.table())

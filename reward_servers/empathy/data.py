@@ -70,26 +70,43 @@ def _load_system(folder: Path) -> list[RatedReply]:
     path = folder / "conversations_tagged.json"
     ratings = _read_ratings(folder / "gpt-oss-120b_ratings.csv")
     replies = []
-    for number, entry in enumerate(json.loads(path.read_text(encoding="utf-8"))):
-        history = tuple(Message(role=m["role"], content=m["content"]) for m in entry["conversation_history"])
-        key = (str(entry["conversation_id"]), len(history))
+    for number, entry in enumerate(_entries(path)):
+        try:
+            history = tuple(Message(role=m["role"], content=m["content"]) for m in entry["conversation_history"])
+            key, reply = (str(entry["conversation_id"]), len(history)), str(entry["model_response"])
+        except (KeyError, TypeError) as error:
+            raise RatingsError(f"{path}: entry {number} is not a reply of a system ({error!r})") from error
         if key not in ratings:
             raise RatingsError(f"{path}: entry {number} (conversation {key[0]}, turn {key[1]}) has no rating")
         rating = ratings[key]
         if rating is not None:
-            replies.append(RatedReply(folder.name, *key, history, entry["model_response"], rating))
+            replies.append(RatedReply(folder.name, *key, history, reply, rating))
     return replies
+
+
+def _entries(path: Path) -> list[Any]:
+    try:
+        entries = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise RatingsError(f"{path}: not JSON ({error}); is the file cut off?") from error
+    if not isinstance(entries, list):
+        raise RatingsError(f"{path}: a JSON array expected, {type(entries).__name__} found")
+    return entries
 
 
 def _read_ratings(path: Path) -> dict[tuple[str, int], EmpathyScore | None]:
     """(conversation, turn) -> rating; None where a dimension was left blank, as it is once in the released files."""
+    ratings = {}
     with path.open(encoding="utf-8", newline="") as file:
-        return {
-            (row["conversation_id"], int(row["turn_index"])): (
-                _score(row, f"{path}, line {number}") if all(row.get(d.value) != "" for d in Dimension) else None
-            )
-            for number, row in enumerate(csv.DictReader(file), start=2)
-        }
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            where = f"{path}, line {number}"
+            try:
+                key = (row["conversation_id"], int(row["turn_index"]))
+            except (KeyError, TypeError, ValueError) as error:
+                raise RatingsError(f"{where}: expected conversation_id and a whole turn_index ({error!r})") from error
+            is_blank = any(row.get(dimension.value) == "" for dimension in Dimension)
+            ratings[key] = None if is_blank else _score(row, where)
+    return ratings
 
 
 def _score(row: dict[str, Any], where: str) -> EmpathyScore:

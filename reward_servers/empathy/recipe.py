@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,11 +98,20 @@ class Report:
         return Group(agreements, families)
 
 
-def evaluate_scorer(scorer: EmpathyScorer, mint: Path) -> Report:
-    """All figures on the held-out conversations."""
+def evaluate_scorer(scorer: EmpathyScorer, mint: Path, on_reply: Callable[[int, int], None] | None = None) -> Report:
+    """All figures on the held-out conversations; `on_reply` is told the replies of a part that are done, and all."""
+    known: dict[tuple[object, ...], float] = {}
 
     def predict(requests: Sequence[ScoreRequest]) -> list[float]:
-        return [score.aggregated for score in scorer.score(requests)]
+        values = []
+        for done, request in enumerate(requests, start=1):
+            key = (tuple((m["role"], m["content"]) for m in request.history), request.response)
+            if key not in known:  # several figures are of the same replies
+                known[key] = scorer.score([request])[0].aggregated
+            values.append(known[key])
+            if on_reply is not None:
+                on_reply(done, len(requests))
+        return values
 
     held_out = held_out_conversations()
     _, unseen = split_by_conversation(load_ratings(mint), held_out)

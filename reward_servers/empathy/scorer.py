@@ -75,12 +75,15 @@ class EmpathyScorer:
 
 
 def save_scorer(network: EmpathyNetwork, table: bytes, folder: Path) -> None:
-    """Write the heads in half precision, the bigram table and the configuration."""
+    """Write the heads in half precision, the bigram table and the configuration, each file whole or not at all."""
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: _stored(name, tensor) for name, tensor in network.state_dict().items()}
     tensors[_TABLE] = torch.frombuffer(bytearray(table), dtype=torch.uint8)
-    save_file(tensors, folder / _TENSORS)
-    (folder / _CONFIG).write_text(json.dumps(asdict(network.config), indent=2) + "\n", encoding="utf-8")
+    weights, described = (folder / f".{name}.part" for name in (_TENSORS, _CONFIG))
+    save_file(tensors, weights)
+    described.write_text(json.dumps(asdict(network.config), indent=2) + "\n", encoding="utf-8")
+    weights.replace(folder / _TENSORS)
+    described.replace(folder / _CONFIG)
 
 
 def _stored(name: str, tensor: torch.Tensor) -> torch.Tensor:

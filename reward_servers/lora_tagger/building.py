@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -33,23 +34,30 @@ def train_tagger(
 ) -> dict[Tactic, list[float]]:
     """Train ten adapters into `out`, or go on where an earlier call was stopped.
 
-    All prompts are encoded before the base is loaded: one that does not fit is told at once.
+    All prompts are encoded before the base is loaded: one that does not fit is told at once, and so is a folder that
+    cannot be written.
 
     Returns:
         The losses of the steps that were made now, for each tactic.
 
     Raises:
-        LoraTaggerFolderError: a tactic has no annotations, or the base has no usable tokenizer.
+        LoraTaggerFolderError: a tactic has no annotations, the base no usable tokenizer, or `out` cannot be written.
         LoraTrainingError: the base cannot be trained so, or what is in `out` was made in another way.
         PromptTooLongError: an annotated reply does not fit in `max_tokens`.
         NotFiniteError: the loss became NaN.
     """
     config = _config(annotations, base, EngineSettings(max_tokens=max_tokens))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise LoraTaggerFolderError(f"{out}: cannot be made ({error.strerror}); give another --out") from error
+    _check_writable(out)
     encoder = open_encoder(out, config)
     power = recipe.balance_power
     examples = {tactic: examples_of(tactic, annotations[tactic], encoder, power) for tactic in TACTICS}
-    out.mkdir(parents=True, exist_ok=True)
     trainer = AdapterTrainer(base, out, recipe, dtype, save_every)
+    for tactic, some in examples.items():
+        trainer.check(tactic, some)
     losses = {tactic: trainer.train(tactic, some, progress) for tactic, some in examples.items()}
     del trainer
     _finish(out, config)
@@ -60,9 +68,15 @@ def adopt_adapters(folder: Path, annotations: Mapping[Tactic, Annotations], base
     """Add the prompts in `annotations` and the base to the adapters in `folder`, and PEFT's answers to the probes.
 
     Raises:
-        LoraTaggerFolderError: an adapter, a tactic's annotations or the base is missing.
+        LoraTaggerFolderError: an adapter, a tactic's annotations or the base is missing, or `folder` cannot be written.
     """
+    _check_writable(folder)
     _finish(folder, _config(annotations, base, EngineSettings()))
+
+
+def _check_writable(folder: Path) -> None:
+    if not os.access(folder, os.W_OK):
+        raise LoraTaggerFolderError(f"{folder}: cannot be written; give a folder of your own")
 
 
 def _config(annotations: Mapping[Tactic, Annotations], base: str, engine: EngineSettings) -> LoraTaggerConfig:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from dialogue.tactics import TACTICS, Tactic
+
+if TYPE_CHECKING:
+    from reward_servers.progress import Told
 
 _console = Console(stderr=True)
 StepReport = Callable[[Tactic, int, int, float], None]
@@ -66,12 +68,14 @@ def train_lora(
     torch.set_num_threads(threads)
     from reward_servers.lora_tagger.building import train_tagger
     from reward_servers.lora_tagger.training import LoraRecipe
+    from reward_servers.progress import shown_progress
 
     recipe = LoraRecipe(
         rank, alpha, dropout, learning_rate, epochs, batch_size, micro_batch, balance_power=balance_power, seed=seed
     )
-    with _progress("training") as bar:
-        on_step = _step_reporter(bar)
+    steps = {tactic: epochs * -(-len(some.sentences) // batch_size) for tactic, some in found.items()}
+    with shown_progress("training", _console) as told:
+        on_step = _step_reporter(told, dict.fromkeys(TACTICS, 0) | steps)
         train_tagger(found, _absolute(base), out, recipe, max_tokens, "bfloat16" if bfloat16 else "float32", on_step)
     answers = sum(len(some.sentences) for some in found.values())
     _console.print(f"ten adapters trained on {answers} answers -> {out}")
@@ -98,7 +102,9 @@ def adopt(
     from reward_servers.lora_tagger.prompts import load_tactic_annotations
 
     find_adapters(folder)
-    adopt_adapters(folder, load_tactic_annotations(annotations), _absolute(base))
+    found = load_tactic_annotations(annotations)
+    with _console.status("asking PEFT for its answers to the probes"):
+        adopt_adapters(folder, found, _absolute(base))
     _console.print(f"{folder} is a tagger now: rapport tag FILE --tagger {folder} --out OUT")
 
 
@@ -117,10 +123,16 @@ def evaluate_lora(
     import torch
 
     torch.set_num_threads(threads)
-    from reward_servers.lora_tagger.scoring import evaluate_annotations
+    from reward_servers.lora_tagger.scoring import check_annotations, evaluate_annotations
     from reward_servers.lora_tagger.tagger import LoraTagger
+    from reward_servers.progress import shown_progress
 
-    _console.print_json(data=evaluate_annotations(LoraTagger.load(folder), found).as_dict())
+    check_annotations(found)
+    with _console.status("loading the tagger"):
+        tagger = LoraTagger.load(folder)
+    with shown_progress("asking", _console) as told:
+        evaluation = evaluate_annotations(tagger, found, lambda done, total: told(done, total))
+    typer.echo(json.dumps(evaluation.as_dict(), indent=1))
 
 
 def _absolute(base: str) -> str:
@@ -129,19 +141,12 @@ def _absolute(base: str) -> str:
     return str(local.resolve()) if local.is_dir() else base
 
 
-def _step_reporter(bar: Progress) -> StepReport:
-    """Shows steps on a terminal, and writes one line a step elsewhere."""
-    task = bar.add_task("training", total=None, note="")
+def _step_reporter(told: Told, steps_of: Mapping[Tactic, int]) -> StepReport:
+    """Steps counted over all ten adapters, those of earlier runs included."""
+    total = sum(steps_of.values())
+    before = {tactic: sum(steps_of[earlier] for earlier in TACTICS[:i]) for i, tactic in enumerate(TACTICS)}
 
     def report(tactic: Tactic, step: int, steps: int, loss: float) -> None:
-        done = TACTICS.index(tactic) * steps + step
-        bar.update(task, completed=done, total=len(TACTICS) * steps, note=f"{tactic}: loss {loss:.3f}")
-        if not _console.is_terminal:
-            _console.print(f"{tactic} step {step}/{steps} loss {loss:.4f}")
+        told(before[tactic] + step, total, f"{tactic}: step {step} of {steps}, loss {loss:.3f}")
 
     return report
-
-
-def _progress(what: str) -> Progress:
-    columns = (TextColumn(what), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, console=_console, transient=True, disable=not sys.stderr.isatty())

@@ -13,13 +13,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import cached_property
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.batching import estimated_tokens
 from reward_servers.lora_tagger import self_check
 from reward_servers.lora_tagger.encoding import PromptEncoder, TokenizerError
 from reward_servers.lora_tagger.engine import AnswerEngine, Request, choose_dtype
@@ -30,6 +32,11 @@ from reward_servers.lora_tagger.folder import (
     load_config,
     version_of,
 )
+
+if TYPE_CHECKING:
+    from reward_servers.model_server import CutReply
+
+_QUESTION_TOKENS = 48  # of a prompt after its sentence, and of what a prefix cache of whole blocks computes again
 
 Probabilities = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -97,10 +104,33 @@ class LoraTagger:
             One (S, K) float32 array per reply; (0, K) for a reply of no sentences.
 
         Raises:
-            PromptTooLongError: a reply does not fit the context.
+            PromptTooLongError: a reply does not fit the context; `check` says so before anything is computed.
             EngineError: vLLM answered without the two log-probabilities.
         """
         return self.in_thread(lambda: self._tag(replies, texts))
+
+    def check(self, text: str, sentences: Sequence[str]) -> None:
+        """Whether a reply fits, by the longest of its questions.
+
+        Raises:
+            PromptTooLongError: it does not.
+        """
+        if sentences:
+            self.encoder.encode(self._wordiest, text, max(sentences, key=len))
+
+    @cached_property
+    def _wordiest(self) -> Tactic:
+        """The tactic whose prompt is the longest."""
+        return max(TACTICS, key=lambda tactic: len(self.encoder.encode(tactic, "", "")))
+
+    def count_tokens(self, item: CutReply) -> int:
+        """Tokens that are computed for a reply, roughly: for every tactic the reply once, and each sentence's question.
+
+        The guideline, which all prompts of a tactic share, is in the prefix cache. So the service's bound on a batch
+        is one on work, and a health check does not wait behind thousands of prompts.
+        """
+        questions = sum(estimated_tokens(sentence) + _QUESTION_TOKENS for sentence in item.sentences)
+        return len(TACTICS) * (estimated_tokens(item.text) + questions)
 
     def in_thread(self, call: Callable[[], Result]) -> Result:
         """Run `call` in the engine's thread, where it may use the engine."""

@@ -135,6 +135,20 @@ class AdapterTrainer:
         if self._device.type == "cuda":  # 24 long prompts at once on an 8B base fit no card otherwise
             self._lm.gradient_checkpointing_enable({"use_reentrant": False})
 
+    def check(self, tactic: Tactic, examples: Sequence[Example]) -> None:
+        """To be asked of all tactics before the first is trained.
+
+        Raises:
+            LoraTrainingError: what is in the way of `tactic` was made by another recipe, base or other annotations.
+        """
+        state, folder = self._state(tactic, examples), self._out / tactic
+        if (folder / ADAPTER_CONFIG).is_file():
+            state.check_finished()
+        elif folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise LoraTrainingError(f"{folder} is no adapter and in the way of one: move it, or give another --out")
+        else:
+            state.check_unfinished()
+
     def train(self, tactic: Tactic, examples: Sequence[Example], progress: Progress | None = None) -> list[float]:
         """Train and save the adapter of `tactic`, or go on with it; the mean loss of each step from here on.
 
@@ -142,9 +156,9 @@ class AdapterTrainer:
             LoraTrainingError: a state saved by another recipe, base or other annotations is in the way.
             NotFiniteError: the loss became NaN or infinite.
         """
-        state = TrainingState(self._out / STATE_FOLDER, tactic, self._fingerprint(examples), self._device)
+        self.check(tactic, examples)
+        state = self._state(tactic, examples)
         if (self._out / tactic / ADAPTER_CONFIG).is_file():
-            state.check_finished()
             return []
         model = self._with_adapter(tactic)
         parameters = [p for p in model.parameters() if p.requires_grad]
@@ -166,6 +180,9 @@ class AdapterTrainer:
         state.forget()
         self._lm = model.unload()
         return losses
+
+    def _state(self, tactic: Tactic, examples: Sequence[Example]) -> TrainingState:
+        return TrainingState(self._out / STATE_FOLDER, tactic, self._fingerprint(examples), self._device)
 
     def _with_adapter(self, tactic: Tactic) -> Any:
         """The base under a fresh adapter, drawn from the recipe's seed and the tactic."""

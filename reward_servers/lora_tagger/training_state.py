@@ -46,20 +46,35 @@ class TrainingState:
         """
         from peft import set_peft_model_state_dict
 
-        if not self._path.is_file():
+        content = self._saved()
+        if content is None:
             return 0
-        content = torch.load(self._path, map_location=self._device, weights_only=True)
-        if content["fingerprint"] != self._fingerprint:
-            raise LoraTrainingError(
-                f"{self._path} is of a training with another base, recipe or other annotations: "
-                "give another --out, or remove that file to begin this tactic again"
-            )
         set_peft_model_state_dict(model, content["adapter"], adapter_name=model.active_adapter)
         optimizer.load_state_dict(content["optimizer"])
         torch.set_rng_state(content["random"].cpu())
         if content["random_cuda"] is not None:
             torch.cuda.set_rng_state(content["random_cuda"].cpu())
         return int(content["step"])
+
+    def check_unfinished(self) -> None:
+        """Raises LoraTrainingError where the state that is there is of another training."""
+        self._saved()
+
+    def _saved(self) -> dict[str, Any] | None:
+        if not self._path.is_file():
+            return None
+        try:
+            content: dict[str, Any] = torch.load(self._path, map_location=self._device, weights_only=True)
+        except Exception as error:  # torch raises whatever its unpickler met
+            raise LoraTrainingError(
+                f"{self._path} cannot be read ({type(error).__name__}): remove it to begin this tactic again"
+            ) from error
+        if content["fingerprint"] != self._fingerprint:
+            raise LoraTrainingError(
+                f"{self._path} is of a training with another base, recipe or other annotations: "
+                "give another --out, or remove that file to begin this tactic again"
+            )
+        return content
 
     def sign(self) -> None:
         """Say what the adapter that is saved next was made by."""

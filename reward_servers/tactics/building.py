@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import random
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +18,7 @@ from torch import Tensor
 from dialogue.tactics import TACTICS
 from reward_servers.encoder import encoder_folder
 from reward_servers.tactics.data import (
+    TagDataError,
     TaggedReply,
     TagSource,
     held_out_conversations,
@@ -31,6 +35,8 @@ from reward_servers.tactics.windows import SentenceWindows
 
 Probabilities = NDArray[np.float32]
 State = Mapping[str, Tensor]
+OnStep = Callable[[str, int, int, float], None]
+"""Called after every step with the stage's name, steps done, steps in all and the step's loss."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +99,10 @@ def load_tag_data(root: Path) -> TagData:
 class Builder:
     """Trains taggers of one recipe on one set of data."""
 
-    def __init__(self, data: TagData, recipe: Recipe | None = None, progress: Progress | None = None) -> None:
+    def __init__(self, data: TagData, recipe: Recipe | None = None, on_step: OnStep | None = None) -> None:
         self.data = data
         self.recipe = recipe or Recipe()
-        self._progress = progress
+        self._on_step = on_step
         self._encoder = encoder_folder()
         self._windows = SentenceWindows(self._encoder)
 
@@ -108,6 +114,16 @@ class Builder:
             network.load_trained_state(state)
         return network
 
+    @property
+    def machine_identity(self) -> str:
+        """Names all that the first stage is made from: recipe, encoder and labels."""
+        recipe = self.recipe
+        shape = [recipe.rank, recipe.scale, recipe.adapted_layers, asdict(recipe.machine_stage), recipe.weak_weight]
+        digest = hashlib.sha256(json.dumps([shape, encoder_digest(self._encoder)]).encode())
+        for reply in (*self.data.machine, *self.data.weak, *self.data.human):
+            digest.update(json.dumps([reply.source, reply.group, reply.sentences, reply.labels.tolist()]).encode())
+        return digest.hexdigest()[:16]
+
     def machine_stage(self) -> TacticNetwork:
         """Stage 1. No human-labelled reply is used, nor any sentence that occurs in one."""
         network = self.new_network()
@@ -115,13 +131,17 @@ class Builder:
         weak = without_sentences_of(self.data.weak, self.data.human)
         examples = examples_of(listeners + systems, network, self._windows)
         examples += examples_of(weak, network, self._windows, self.recipe.weak_weight)
-        train_stage(network, examples, self.recipe.machine_stage, self._progress)
+        train_stage(network, examples, self.recipe.machine_stage, self._telling("machine tags"))
         return network
 
     def human_stage(
-        self, machine_state: State, human: Sequence[TaggedReply], held_out: Sequence[TaggedReply] = ()
+        self,
+        machine_state: State,
+        human: Sequence[TaggedReply],
+        held_out: Sequence[TaggedReply] = (),
+        name: str = "human labels",
     ) -> TacticNetwork:
-        """Stage 2 on `human`; no label of a sentence that occurs in `held_out` is used."""
+        """Stage 2 on `human`; no label of a sentence that occurs in `held_out` is used. `name` is for the progress."""
         network = self.new_network(machine_state)
         listeners, systems = self._machine_replies()
         replay = listeners[::6] + _drawn(systems, self.recipe.replayed_system_replies, seed=1)
@@ -129,7 +149,7 @@ class Builder:
         examples = examples_of(
             without_sentences_of(human, held_out), network, self._windows, self.recipe.human_weight
         ) + examples_of(replay, network, self._windows)
-        train_stage(network, examples, self.recipe.human_stage, self._progress)
+        train_stage(network, examples, self.recipe.human_stage, self._telling(name))
         return network
 
     def cross_validate(self, machine_state: State, folds: int = 5) -> CrossValidation:
@@ -137,20 +157,30 @@ class Builder:
 
         A fold's probabilities come from a model that saw none of its replies; its thresholds are the best ones on
         the other folds' out-of-fold probabilities, so no label of the fold takes part in choosing them.
+
+        Raises:
+            TagDataError: there are fewer replies than folds.
         """
+        self.check_folds(folds)
         human = list(self.data.human)
         truth = np.concatenate([r.labels for r in human])
         probabilities, decisions = (np.zeros_like(truth) for _ in range(2))
         rows = _rows_of(human)
-        for train, test in fold_indices(len(human), folds):
+        for number, (train, test) in enumerate(fold_indices(len(human), folds), start=1):
             held_out = [human[i] for i in test]
-            network = self.human_stage(machine_state, [human[i] for i in train], held_out)
+            name = f"fold {number} of {folds}"
+            network = self.human_stage(machine_state, [human[i] for i in train], held_out, name)
             for i in test:
                 probabilities[rows[i]] = self.probabilities(network, [human[i]])
         for train, test in fold_indices(len(human), folds):
             known, asked = (np.concatenate([np.arange(len(truth))[rows[i]] for i in part]) for part in (train, test))
             decisions[asked] = probabilities[asked] >= best_thresholds(truth[known], probabilities[known])
         return CrossValidation(truth, probabilities, decisions, _reply_numbers(human))
+
+    def check_folds(self, folds: int) -> None:
+        """To be asked before the first stage is trained; raises TagDataError for more folds than replies."""
+        if folds > len(self.data.human):
+            raise TagDataError(f"{folds} folds, but people labelled {len(self.data.human)} replies: give fewer --folds")
 
     def probabilities(self, network: TacticNetwork, replies: Sequence[TaggedReply]) -> Probabilities:
         """(N, K) probabilities of all sentences of `replies` in order."""
@@ -168,6 +198,9 @@ class Builder:
         replies = self.data.held_out
         truth = np.concatenate([r.labels for r in replies])
         return macro_f1(truth, (self.probabilities(network, replies) >= thresholds).astype(np.float32))
+
+    def _telling(self, stage: str) -> Progress | None:
+        return None if self._on_step is None else partial(self._on_step, stage)
 
     def _machine_replies(self) -> tuple[list[TaggedReply], list[TaggedReply]]:
         usable = without_sentences_of(self.data.machine, self.data.human)

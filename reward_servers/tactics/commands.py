@@ -8,7 +8,6 @@ Models are imported inside the commands, so that `--help` answers at once.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,14 +15,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from dialogue.tactics import TACTICS
 from reward_servers.lora_tagger.commands import adopt, evaluate_lora, train_lora
 
 if TYPE_CHECKING:
-    from reward_servers.tactics.building import Builder
+    from reward_servers.tactics.building import Builder, State
     from reward_servers.tactics.tag_file import Agreement
 
 app = typer.Typer(
@@ -46,6 +44,10 @@ MachineOption = Annotated[
 ThreadsOption = Annotated[int, typer.Option(min=1, help="Torch threads.")]
 
 
+class OutFolderError(ValueError):
+    """A folder that cannot be written. The message names it."""
+
+
 def tag(
     in_path: Annotated[Path, typer.Argument(metavar="FILE", help="Replies or conversations: .json or .jsonl.")],
     out_path: Annotated[Path, typer.Option("--out", metavar="OUT", help="Written when all replies are tagged.")],
@@ -65,7 +67,8 @@ def tag(
 
     OUT has the same layout, with sentences, sentence_tactics, their probabilities and (but for replies alone)
     tactic_counts beside each reply of the supporter. Where FILE has sentence_tactics already, the agreement with them
-    is printed. A run that was stopped goes on where it was when it is started again.
+    is printed. A run that was stopped goes on where it was when it is started again; what it has done is in a hidden
+    file beside OUT until OUT is there.
 
     \b
     rapport tag conversations_322.json --out conversations_322_tagged.json
@@ -77,13 +80,14 @@ def tag(
     _check_tagger(tagger)
     import torch
 
+    from reward_servers.progress import shown_progress
     from reward_servers.tactics.kinds import load_any_tagger
 
     torch.set_num_threads(threads)
-    model = load_any_tagger(tagger)
-    with _progress("tagging") as bar:
-        task = bar.add_task("tagging", total=None, note="")
-        done = tag_file(replies, out_path, model, lambda n, total: bar.update(task, completed=n, total=total))
+    with _console.status("loading the tagger"):
+        model = load_any_tagger(tagger)
+    with shown_progress("tagging", _console) as told:
+        done = tag_file(replies, out_path, model, lambda n, total: told(n, total))
     _console.print(f"{done.replies} replies, {done.sentences} sentences tagged by {model.version} -> {out_path}")
     if done.agreement is not None:
         _print_agreement(done.agreement)
@@ -121,9 +125,15 @@ def train(
 ) -> None:
     """The encoder: cross-validate, train on all labels, save. The saved thresholds are the out-of-fold ones.
 
+    The first stage, on machine tags, takes by far the longest and is kept in OUT/machine.safetensors: a run that was
+    stopped after it goes on from there. It is used again only for the same labels and recipe.
+
     For LoRA adapters on a language model see `rapport tagger train-lora`.
     """
-    with _builder(data, threads) as builder:
+    _make_folder(out)
+    if machine_state is not None:
+        _make_folder(machine_state.parent)
+    with _builder(data, folds, threads) as builder:
         from reward_servers.tactics.evaluation import best_thresholds
         from reward_servers.tactics.shipping import save_tagger
 
@@ -139,7 +149,7 @@ def train(
             "held_out_conversations_agreement": [round(float(x), 4) for x in agreement],
         }
         (out / "figures.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
-    _console.print_json(data=figures)
+    typer.echo(json.dumps(figures, indent=1))
 
 
 @app.command()
@@ -150,41 +160,49 @@ def evaluate(
     threads: ThreadsOption = 1,
 ) -> None:
     """The encoder: macro F1 per tactic on human labels, each reply judged by a model that never saw it."""
-    with _builder(data, threads) as builder:
+    if machine_state is not None:
+        _make_folder(machine_state.parent)
+    with _builder(data, folds, threads) as builder:
         state = _machine_state(builder, machine_state)
         figures = builder.cross_validate(state, folds).evaluation().as_dict()
-    _console.print_json(data=figures)
+    typer.echo(json.dumps(figures, indent=1))
 
 
-def _machine_state(builder: Builder, path: Path | None) -> dict:  # type: ignore[type-arg]
-    from safetensors.torch import load_file, save_file
+def _machine_state(builder: Builder, path: Path | None) -> State:
+    """The first stage: from the file where it is there, else trained and kept there."""
+    from reward_servers.tactics.machine_state import load_state, save_state
 
     if path is not None and path.is_file():
-        return load_file(path)
+        return load_state(path, builder.machine_identity)
     state = builder.machine_stage().trained_state()
     if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({name: tensor.contiguous() for name, tensor in state.items()}, path)
+        save_state(path, state, builder.machine_identity)
     return state
 
 
+def _make_folder(folder: Path) -> None:
+    """Before hours of training, not after them."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutFolderError(f"{folder}: cannot be made ({error.strerror}); give another folder") from error
+
+
 @contextmanager
-def _builder(data: Path, threads: int) -> Iterator[Builder]:
+def _builder(data: Path, folds: int, threads: int) -> Iterator[Builder]:
     """A builder on the labels in `data` that shows the steps of each stage while the context lasts."""
     import torch
 
+    from reward_servers.progress import shown_progress
     from reward_servers.tactics.building import Builder, load_tag_data
 
     torch.set_num_threads(threads)
     labels = load_tag_data(data)
-    with _progress("training") as bar:
-        task = bar.add_task("training", total=None, note="")
-        yield Builder(
-            labels,
-            progress=lambda step, steps, loss: bar.update(task, completed=step, total=steps, note=f"loss {loss:.2f}"),
-        )
+    with shown_progress("training", _console) as told:
 
+        def on_step(stage: str, step: int, steps: int, loss: float) -> None:
+            told(step, steps, f"{stage}: loss {loss:.2f}")
 
-def _progress(what: str) -> Progress:
-    columns = (TextColumn(what), BarColumn(), TimeRemainingColumn(), TextColumn("{task.fields[note]}"))
-    return Progress(*columns, console=_console, transient=True, disable=not sys.stderr.isatty())
+        builder = Builder(labels, on_step=on_step)
+        builder.check_folds(folds)
+        yield builder

@@ -98,11 +98,11 @@ def load_outputs(folder: Path) -> list[TaggedReply]:
 
 def _system_replies(path: Path) -> Iterator[TaggedReply]:
     source = TagSource.LISTENER if path.parent.name == GOLD_FOLDER else TagSource.SYSTEM
-    for number, turn in enumerate(json.loads(path.read_text(encoding="utf-8"))):
+    for number, turn in enumerate(_json_array(path)):
         try:
             sentences = tuple(split_sentences(turn["model_response"]))
             labels = label_matrix(turn["sentence_tactics"])
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError) as error:
             raise TagDataError(f"{path}, turn {number}: {error!r}") from error
         if len(labels) != len(sentences):
             raise TagDataError(f"{path}, turn {number}: {len(sentences)} sentences, but tags of {len(labels)}")
@@ -155,16 +155,20 @@ def load_weak_labels(conversations: Path, labels: Path = WEAK_LABELS_FILE) -> li
     whose text the file does not repeat.
 
     Raises:
-        TagDataError: a place that does not exist in `conversations`, or another number of sentences there.
+        TagDataError: `conversations` is missing or no such file, a place does not exist in it, or there is another
+            number of sentences there.
     """
-    turns = {c["conversation_id"]: c["conversation"] for c in json.loads(conversations.read_text(encoding="utf-8"))}
+    try:
+        turns = {c["conversation_id"]: c["conversation"] for c in _json_array(conversations)}
+    except (KeyError, TypeError) as error:
+        raise TagDataError(f"{conversations}: not MINT's conversations ({error!r})") from error
     replies = []
     for number, entry in json_lines(labels):
         where = f"{labels}, line {number}"
         try:
             sentences = _labelled_sentences(entry, turns)
             matrix = label_matrix(entry["sentence_tactics"])
-        except (KeyError, IndexError, ValueError) as error:
+        except (KeyError, IndexError, ValueError, TypeError) as error:
             raise TagDataError(f"{where}: {error!r}") from error
         if len(sentences) != len(matrix):
             raise TagDataError(f"{where}: {len(matrix)} labels for {len(sentences)} sentences")
@@ -200,13 +204,33 @@ def _reply(source: TagSource, group: str, sentences: tuple[str, ...], labels: La
     return TaggedReply(source, group, sentences, labels, np.ones(len(sentences), dtype=bool))
 
 
-def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
-    """Line numbers from 1 and parsed objects; TagDataError where a line is no JSON object or the file is missing."""
+def _json_array(path: Path) -> list[Any]:
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise TagDataError(f"{path} does not exist") from error
+    except (OSError, ValueError) as error:
+        raise TagDataError(f"{path}: not JSON ({error}); is the file cut off?") from error
+    if not isinstance(value, list):
+        raise TagDataError(f"{path}: a JSON array expected, {type(value).__name__} found")
+    return value
+
+
+def json_lines(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Line numbers from 1 and parsed objects, blank lines left out.
+
+    Raises:
+        TagDataError: a line is no JSON object, or the file is missing or cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line separators
+    except FileNotFoundError as error:
+        raise TagDataError(f"{path} does not exist") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise TagDataError(f"{path}: cannot be read ({error})") from error
     for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
         try:
             value = json.loads(line)
         except json.JSONDecodeError as error:

@@ -18,7 +18,8 @@ class Tagger(Protocol):
     """What `rapport tag` and the service ask of a tagger.
 
     A tagger with `reads_text = True` judges a sentence within the reply as it was written, and takes `texts` besides
-    the sentences; one with `tolerance` may differ by that much between equal calls.
+    the sentences; one with `tolerance` may differ by that much between equal calls; one with `check(text, sentences)`
+    says there, at little cost, that it cannot read a reply.
     """
 
     version: str

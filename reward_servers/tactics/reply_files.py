@@ -44,12 +44,14 @@ class Reply:
 
     Attributes:
         record: the object that holds the reply, which takes its tags.
+        where: file and place in it, for errors.
         text: the reply.
         sentences: the reply cut, by the file or by us.
         given: the tactics that the file says each sentence has, if it does.
     """
 
     record: dict[str, Any]
+    where: str
     text: str
     sentences: tuple[str, ...]
     given: tuple[frozenset[Tactic], ...] | None
@@ -133,7 +135,7 @@ def _reply(record: dict[str, Any], key: str, where: str) -> Reply:
     if not isinstance(given, list) or not all(isinstance(s, str) for s in given):
         raise TagFileError(f'{where}: "sentences" must be a list of texts')
     sentences = tuple(given) if "sentences" in record else tuple(split_sentences(text))
-    return Reply(record, text, sentences, _given_tactics(record, where))
+    return Reply(record, where, text, sentences, _given_tactics(record, where))
 
 
 def _given_tactics(record: dict[str, Any], where: str) -> tuple[frozenset[Tactic], ...] | None:

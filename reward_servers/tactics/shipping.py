@@ -37,11 +37,14 @@ class TaggerConfig:
 
 
 def save_tagger(folder: Path, network: TacticNetwork, config: TaggerConfig) -> None:
-    """Write weights and configuration to `folder`; the adapters must not be merged yet."""
+    """Write weights and configuration to `folder`, each whole or not at all; the adapters must not be merged yet."""
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({name: t.half().contiguous() for name, t in network.trained_state().items()}, folder / WEIGHTS_FILE)
-    (folder / WEIGHTS_FILE).chmod(0o644)
-    (folder / CONFIG_FILE).write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+    weights, described = (folder / f".{name}.part" for name in (WEIGHTS_FILE, CONFIG_FILE))
+    save_file({name: t.half().contiguous() for name, t in network.trained_state().items()}, weights)
+    weights.chmod(0o644)
+    described.write_text(json.dumps(asdict(config), indent=1) + "\n", encoding="utf-8")
+    weights.replace(folder / WEIGHTS_FILE)
+    described.replace(folder / CONFIG_FILE)
 
 
 def load_tagger(folder: Path) -> tuple[TacticNetwork, TaggerConfig, str]:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.failures import UnfitItemError
 from reward_servers.tactics.evaluation import macro_f1
 from reward_servers.tactics.kinds import tag_replies
 from reward_servers.tactics.reply_files import Reply, ReplyFile, TagFileError, read_replies
@@ -72,6 +73,10 @@ def check_file(source: Path, target: Path) -> ReplyFile:
         raise TagFileError(f"{target}: the output would overwrite the input; choose another name")
     if not target.parent.is_dir():
         raise TagFileError(f"{target}: cannot write there (no such folder)")
+    if target.is_dir():
+        raise TagFileError(f"{target}: it is a folder; give the name of a file in it")
+    if not os.access(target.parent, os.W_OK):
+        raise TagFileError(f"{target}: cannot write there (no permission)")
     return read_replies(source)
 
 
@@ -90,10 +95,11 @@ def tag_file(
         source: the file, or what `check_file` has read of it.
         target: must not be `source`.
         tagger: the tagger to use.
-        on_reply: called with the replies tagged so far and all of them.
+        on_reply: called with the replies tagged so far and all of them, at first and whenever there are more.
 
     Raises:
-        TagFileError: `source` is missing or is `target`, `target` cannot be written, or an entry is not as above.
+        TagFileError: `source` is missing or is `target`, `target` cannot be written, an entry is not as above, or the
+            tagger cannot read a reply, which is told before the first one is tagged.
         DataError: conversations that break a rule of `dialogue.loaders`.
     """
     file = check_file(source, target) if isinstance(source, Path) else source
@@ -115,15 +121,30 @@ def _all_probabilities(
     known = journal.read()
     keys = [journal.key(reply) for reply in replies]
     missing = [i for i, key in enumerate(keys) if key not in known]
+    _check_readable([replies[i] for i in missing], tagger)
+    if on_reply is not None:
+        on_reply(len(replies) - len(missing), len(replies))
     for start in range(0, len(missing), _TOGETHER):
-        if on_reply is not None:
-            on_reply(len(replies) - len(missing) + start, len(replies))
         some = missing[start : start + _TOGETHER]
         tagged = tag_replies(tagger, [replies[i].text for i in some], [list(replies[i].sentences) for i in some])
         for i, found in zip(some, tagged, strict=True):
             journal.add(keys[i], found)
             known[keys[i]] = found
+        if on_reply is not None:
+            on_reply(len(replies) - len(missing) + start + len(some), len(replies))
     return [known[key] for key in keys]
+
+
+def _check_readable(replies: Sequence[Reply], tagger: Tagger) -> None:
+    """One reply that is too long would else end a run after hours."""
+    check = getattr(tagger, "check", None)
+    if check is None:
+        return
+    for reply in replies:
+        try:
+            check(reply.text, reply.sentences)
+        except UnfitItemError as error:
+            raise TagFileError(f"{reply.where}: {error}") from error
 
 
 class _Journal:

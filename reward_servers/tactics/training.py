@@ -23,6 +23,10 @@ Progress = Callable[[int, int, float], None]
 """Called after every step with steps done, steps in all and the step's loss."""
 
 
+class NoLossError(RuntimeError):
+    """The loss is no number any more: what would be saved is worth nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class StageConfig:
     """One stage of training: AdamW, linear warm-up over a tenth of the steps, then linear decay to 0."""
@@ -67,7 +71,11 @@ def examples_of(
 def train_stage(
     network: TacticNetwork, examples: Sequence[Example], config: StageConfig, progress: Progress | None = None
 ) -> list[float]:
-    """Train adapters and head in place; returns the loss of every step, the network is left in evaluation mode."""
+    """Train adapters and head in place; returns the loss of every step, the network is left in evaluation mode.
+
+    Raises:
+        NoLossError: the loss became infinite or NaN.
+    """
     torch.manual_seed(config.seed)
     batches = [batch for epoch in range(config.epochs) for batch in _batches(examples, config, epoch)]
     parameters = [p for p in network.parameters() if p.requires_grad]
@@ -81,6 +89,8 @@ def train_stage(
     network.train()
     for step, batch in enumerate(batches, start=1):
         loss = batch_loss(network, batch, positive_weight)
+        if not torch.isfinite(loss):
+            raise NoLossError(f"the loss of step {step} of {len(batches)} is {loss.item()}: lower the learning rate")
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -63,10 +63,17 @@ def stripped(reply: str) -> str | None:
     return text[:1].upper() + text[1:] if len(text.split()) >= _LEAST_WORDS else None
 
 
-def candidates(turns: Sequence[ListenerTurn], seed: int) -> list[Candidate]:
-    """All candidates of all turns, in order; equal turns and seed give equal ones."""
+def candidates(
+    turns: Sequence[ListenerTurn], seed: int, on_turn: Callable[[int, int], None] | None = None
+) -> list[Candidate]:
+    """All candidates of all turns, in order; equal turns and seed give equal ones. `on_turn` is told turns done."""
     pools = {split: [turn for turn in turns if turn.split is split] for split in Split}
-    return [candidate for turn in turns for candidate in _of_turn(turn, pools[turn.split], seed)]
+    found: list[Candidate] = []
+    for done, turn in enumerate(turns, start=1):
+        found += _of_turn(turn, pools[turn.split], seed)
+        if on_turn is not None:
+            on_turn(done, len(turns))
+    return found
 
 
 def _of_turn(turn: ListenerTurn, pool: Sequence[ListenerTurn], seed: int) -> Iterator[Candidate]:

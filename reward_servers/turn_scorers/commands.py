@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -15,7 +15,11 @@ import typer
 
 if TYPE_CHECKING:
     from dialogue.model_answer import UnreadableAnswerError
+    from evaluation.chat_endpoint import ChatEndpoint
+    from evaluation.replies import OnReply
+    from evaluation.reply_cache import ReplyCache
     from evaluation.trust import Rated
+    from reward_servers.progress import Told
     from reward_servers.protocol import ScoreRequest
     from reward_servers.turn_scorers.augment import Candidate
     from reward_servers.turn_scorers.items import Items
@@ -24,6 +28,9 @@ if TYPE_CHECKING:
     from reward_servers.turn_scorers.opening import Opened
     from reward_servers.turn_scorers.recipe import Recipe
     from reward_servers.turn_scorers.training import Step
+
+_TOGETHER = 512  # replies asked about before it is seen whether the model can do it
+_FEWEST_JUDGED = 100  # replies after which a model that answers hardly any is given up
 
 LabelsOption = Annotated[Path, typer.Option("--labels", metavar="FILE", help="As `rapport scorer label` wrote it.")]
 EncoderOption = Annotated[str, typer.Option("--encoder", help="minilm, a folder, or a hub id such as roberta-base.")]
@@ -65,7 +72,8 @@ def label_command(
       --judge http://127.0.0.1:8000/v1 --out labels.jsonl
 
     A run that was stopped asks only for what its cache lacks. An answer that
-    cannot be read leaves its reply out and is counted. --formula-only keeps
+    cannot be read leaves its reply out and is counted; a model most of whose
+    answers are such ends the run early. --formula-only keeps
     the other two parts in their proportion: no model is needed, and the label
     is then nearly a code of which of the three it is.
 
@@ -74,27 +82,44 @@ def label_command(
     if (judge is None) != formula_only:
         raise OptionError("give either --judge URL or --formula-only: the two make different labels")
     from evaluation.files import check_target, write_json
+    from reward_servers.progress import shown_progress
     from reward_servers.turn_scorers.augment import Kind, candidates
     from reward_servers.turn_scorers.dialogues import read_listener_turns
-    from reward_servers.turn_scorers.labels import labelled, write_labels
+    from reward_servers.turn_scorers.labels import write_labels
 
     check_target(out)
-    found = candidates(read_listener_turns(data, limit), seed)
+    if judge is not None:  # a wrong address is told before the data is read
+        judge_name = asyncio.run(_name_of(judge, judge_name, token))
+    with shown_progress("candidates") as told:
+        found = candidates(read_listener_turns(data, limit), seed, told)
     items: dict[str, Items] = {}
     missing: dict[str, str] = {}
     if judge is not None:
         asked = [candidate for candidate in found if candidate.kind is not Kind.RANDOM]
-        call = _ask(judge, judge_name, token, concurrency, max_tokens, cache or out.parent / "reply-cache", asked)
-        items, missing = asyncio.run(call)
-        _check_missing(missing, len(asked), max_missing)
+        endpoint = _Endpoint(judge, judge_name, token, concurrency)
+        answers = cache or out.parent / "reply-cache"
+        items, missing = asyncio.run(_ask(endpoint, max_tokens, max_missing, answers, asked))
     kept = [candidate for candidate in found if candidate.id not in missing]
-    replies = [labelled(c, items.get(c.id, _FOREIGN) if judge is not None else None) for c in kept]
+    replies = _labelled(kept, None if judge is None else items)
     write_labels(out, replies)
     summary = _summary(replies, missing, judge)
     write_json(out.with_suffix(".summary.json"), summary)
     typer.echo(f"{len(replies)} labelled replies {summary['replies']} in {out}; {len(missing)} left out, unlabelled")
     typer.echo(f"{summary['variance_explained_by_kind']:.1%} of the labels' variance is the kind of reply alone")
     typer.echo(summary["licence"])
+
+
+def _labelled(kept: Sequence[Candidate], items: dict[str, Items] | None) -> list[LabelledReply]:
+    """`items` are the language model's, by candidate; None for labels without one."""
+    from reward_servers.progress import shown_progress
+    from reward_servers.turn_scorers.labels import labelled
+
+    replies = []
+    with shown_progress("labels") as told:
+        for done, candidate in enumerate(kept, start=1):
+            replies.append(labelled(candidate, None if items is None else items.get(candidate.id, _FOREIGN)))
+            told(done, len(kept))
+    return replies
 
 
 def _summary(replies: Sequence[LabelledReply], missing: dict[str, str], judge: str | None) -> dict[str, Any]:
@@ -115,46 +140,94 @@ def _summary(replies: Sequence[LabelledReply], missing: dict[str, str], judge: s
 _FOREIGN = (0, 0, 0, 0, 0)  # a foreign reply is not asked about
 
 
-def _check_missing(missing: dict[str, str], asked: int, most: float) -> None:
-    if len(missing) > most * asked:
+@dataclass(frozen=True, slots=True)
+class _Endpoint:
+    """The language model of the label."""
+
+    url: str
+    name: str | None
+    token: str
+    concurrency: int
+
+    def opened(self) -> AbstractAsyncContextManager[ChatEndpoint]:
+        from evaluation.chat_endpoint import open_endpoint
+        from reward_servers.client import RetryPolicy
+
+        policy = RetryPolicy(timeout_s=300.0, concurrency=self.concurrency)
+        return open_endpoint(self.url, self.name, self.token, policy)
+
+
+async def _name_of(url: str, name: str | None, token: str) -> str:
+    """The model's name; errors as `open_endpoint`."""
+    async with _Endpoint(url, name, token, 1).opened() as model:
+        return model.name
+
+
+def _check_missing(missing: dict[str, str], so_far: int, asked: int, most: float) -> None:
+    """Whether more replies are without a label than may be, or most of the first ones are: both end the run."""
+    hopeless = so_far >= _FEWEST_JUDGED and len(missing) > max(most, 0.5) * so_far
+    if len(missing) > most * asked or hopeless:
         name, why = next(iter(missing.items()))
         raise LabellingError(
-            f"{len(missing)} of {asked} replies have no label, more than the {most:.0%} of --max-missing; the first, "
-            f"{name}: {why}. What was answered is in the cache: run it again, or take another model"
+            f"{len(missing)} of the {so_far} replies asked about have no label, and --max-missing allows {most:.0%} of "
+            f"{asked}; the first, {name}: {why}. What was answered is in the cache: run it again, or take another model"
         )
 
 
 async def _ask(
-    url: str,
-    name: str | None,
-    token: str,
-    concurrency: int,
-    max_tokens: int,
-    cache: Path,
-    asked: Sequence[Candidate],
+    endpoint: _Endpoint, max_tokens: int, max_missing: float, cache: Path, asked: Sequence[Candidate]
 ) -> tuple[dict[str, Items], dict[str, str]]:
-    """Items by candidate, and for those without why: a failed call, or an answer that cannot be read."""
-    from rich.console import Console
+    """Items by candidate, and for those without why: a failed call, or an answer that cannot be read.
 
-    from evaluation.chat_endpoint import open_endpoint
+    Raises:
+        LabellingError: more than `max_missing` of all have none; told as soon as it is certain.
+    """
+    from evaluation.reply_cache import ReplyCache
+    from reward_servers.progress import shown_progress
+
+    items: dict[str, Items] = {}
+    missing: dict[str, str] = {}
+    with shown_progress("labelling") as told:
+        async with endpoint.opened() as model:
+            for start in range(0, len(asked), _TOGETHER):
+                some = asked[start : start + _TOGETHER]
+                part = _Part(told, start, len(some), len(asked))
+                found, lacking = await _ask_some(model, some, max_tokens, ReplyCache(cache), part)
+                items |= found
+                missing |= lacking
+                _check_missing(missing, start + len(some), len(asked), max_missing)
+    return items, missing
+
+
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """Tells the progress of a part of the candidates as that of all; not of the few that are asked about again."""
+
+    told: Told
+    before: int
+    size: int
+    total: int
+
+    def __call__(self, done: int, asked: int) -> None:
+        if asked == self.size:
+            self.told(self.before + done, self.total)
+
+
+async def _ask_some(
+    model: ChatEndpoint, asked: Sequence[Candidate], max_tokens: int, cache: ReplyCache, on_reply: OnReply
+) -> tuple[dict[str, Items], dict[str, str]]:
     from evaluation.readings import ask_readable
     from evaluation.replies import Question, Sampling
-    from evaluation.reply_cache import ReplyCache
-    from reward_servers.client import RetryPolicy
     from reward_servers.turn_scorers.llm_items import item_messages
 
-    policy = RetryPolicy(timeout_s=300.0, concurrency=concurrency)
-    questions = [Question(candidate.id, item_messages(candidate)) for candidate in asked]
-    with Console(stderr=True).status("labelling") as status:
-        async with open_endpoint(url, name, token, policy) as model:
-            found = await ask_readable(
-                model,
-                questions,
-                Sampling(max_tokens),
-                lambda reply: items if isinstance(items := _items_of(reply.text), tuple) else None,
-                ReplyCache(cache),
-                lambda done, total: status.update(f"labelling: {done:,} of {total:,} replies"),
-            )
+    found = await ask_readable(
+        model,
+        [Question(candidate.id, item_messages(candidate)) for candidate in asked],
+        Sampling(max_tokens),
+        lambda reply: items if isinstance(items := _items_of(reply.text), tuple) else None,
+        cache,
+        on_reply,
+    )
     missing = {name: str(_items_of(text)) for name, text in found.unreadable.items()}
     missing |= {name: f"{failure.message} ({failure.kind.value})" for name, failure in found.failures.items()}
     return {name: items for name, (items, _) in found.read.items()}, missing
@@ -183,18 +256,19 @@ def pretrain_command(
     limit: Annotated[int | None, typer.Option(min=1, help="The first so many comments.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
 ) -> None:
-    """Train an encoder on GoEmotions first, as MVC may have it. A stopped run goes on at its epoch.
+    """Train an encoder on GoEmotions first, as MVC may have it. A stopped run goes on where it last saved.
 
     \b
     rapport scorer pretrain --data goemotions --out runs/goemotions-encoder
     rapport scorer train mvc --encoder runs/goemotions-encoder ...
     """
+    from reward_servers.progress import shown_progress
     from reward_servers.turn_scorers.pretraining import Pretraining, pretrain
     from reward_servers.turn_scorers.recipe import Pooling
 
     options = Pretraining(encoder, batch, rate, epochs, pooling=Pooling(pooling), tuned_layers=tuned_layers, seed=seed)
-    with _progress("goemotions") as told:
-        result = pretrain(data, out, options, told, limit)
+    with shown_progress("goemotions") as told:
+        result = pretrain(data, out, options, lambda n, of, loss: told(n, of, f"loss {loss:.3f}"), limit)
     scores = f"micro F1 {result.micro_f1:.3f}, macro F1 {result.macro_f1:.3f}"
     typer.echo(f"{scores} on {result.comments} dev comments; the encoder is in {out}. Source: GoEmotions, CC BY 4.0")
 
@@ -232,10 +306,11 @@ def train_command(
     The labels come from EmpatheticDialogues (CC BY-NC 4.0), so do the weights:
     for research, not for commercial use.
     """
+    from reward_servers.progress import shown_progress
     from reward_servers.turn_scorers.dialogues import LICENCE_NOTE
     from reward_servers.turn_scorers.labels import read_labels
     from reward_servers.turn_scorers.recipe import Pooling
-    from reward_servers.turn_scorers.training import train_scorer
+    from reward_servers.turn_scorers.training import check_folders, train_scorer
 
     given = {"batch": batch, "rate": rate, "epochs": epochs, "head_rate": head_rate, "tuned_layers": tuned_layers}
     stm = {"emotion_epochs": emotion_epochs, "emotion_rate": emotion_rate}
@@ -243,10 +318,11 @@ def train_command(
     recipes = _recipes(variant, given | fixed, stm, _numbers(seeds))
     replies = read_labels(labels)
     typer.echo(LICENCE_NOTE)
+    folders = {out / recipe.variant.value / f"seed-{recipe.seed}": recipe for recipe in recipes}
+    check_folders(replies, folders)
     states: States = {}
-    for recipe in recipes:
-        folder = out / recipe.variant.value / f"seed-{recipe.seed}"
-        with _progress(f"{recipe.variant}, seed {recipe.seed}") as told:
+    for folder, recipe in folders.items():
+        with shown_progress(f"{recipe.variant}, seed {recipe.seed}") as told:
             train_scorer(replies, recipe, folder, _teller(told), states=states)
         typer.echo(f"{recipe.variant}, seed {recipe.seed}: {_last_line(folder)} -> {folder}")
 
@@ -265,8 +341,8 @@ def _recipes(variant: str, given: dict[str, Any], stm: dict[str, Any], seeds: Se
     return recipes
 
 
-def _teller(told: Callable[[int, int, float | None], None]) -> Callable[[Step], None]:
-    return lambda step: told(step.done, step.steps, step.loss)
+def _teller(told: Told) -> Callable[[Step], None]:
+    return lambda step: told(step.done, step.steps, f"stage {step.stage}, loss {step.loss:.3f}")
 
 
 def _last_line(folder: Path) -> str:
@@ -293,18 +369,19 @@ def eval_command(
     """MAE, Spearman, emotion accuracy and latency on the test split, over the seeds of each variant, with intervals.
 
     Then the published order of the variants, each pair tested: it holds, is
-    reversed, or is not settled by these data.
+    reversed, or is not settled by these data. What each scorer says is kept
+    in its folder: a run that was stopped goes on with the next one.
 
     \b
     rapport scorer eval runs/scorers --labels labels.jsonl --json eval.json
     """
     from evaluation.files import check_target, write_json
     from evaluation.printing import result_console
+    from reward_servers.progress import shown_progress
     from reward_servers.turn_scorers.labels import read_labels
-    from reward_servers.turn_scorers.measuring import find_scorers, held_out_replies, predict, report
+    from reward_servers.turn_scorers.measuring import find_scorers, held_out_replies, kept_predictions, report
     from reward_servers.turn_scorers.printing import eval_tables
     from reward_servers.turn_scorers.saved import read_card
-    from reward_servers.turn_scorers.scorer import TurnScorer
 
     if out is not None:
         check_target(out)
@@ -313,10 +390,11 @@ def eval_command(
     predictions: dict[Any, list[Any]] = {variant: [] for variant in folders}
     for variant, own in folders.items():
         for one in own:
-            with _progress(f"{variant}/{one.name}") as told:
-                predictions[variant].append(predict(TurnScorer.load(one), replies, lambda n, of: told(n, of, None)))
+            with shown_progress(f"{variant}/{one.name}") as told:
+                predictions[variant].append(kept_predictions(one, replies, told))
     seeds = {variant: tuple(read_card(one).recipe.seed for one in own) for variant, own in folders.items()}
-    result = report(replies, predictions, seeds, resamples)
+    with shown_progress("resampling") as told:
+        result = report(replies, predictions, seeds, resamples, told)
     if out is not None:
         write_json(out, result.as_dict())
     result_console().print(eval_tables(result))
@@ -395,37 +473,16 @@ def _rated(scorer: Opened, requests: Sequence[ScoreRequest], mean: Callable[[Any
 
     from evaluation.ratings import aggregated
     from evaluation.trust import Rated
+    from reward_servers.progress import shown_progress
 
     values: list[Any] = []
-    with _progress(scorer.name) as told:
+    with shown_progress(scorer.name) as told:
         for done, request in enumerate(requests, start=1):
             six = scorer.dimensions([request])
             values.append(six[0].dimensions if six else scorer.quality([request])[0])
-            told(done, len(requests), None)
+            told(done, len(requests))
     table = np.array(values, dtype=np.float64)
     if table.ndim == 1:
         return Rated(scorer.name, mean(table), in_points=scorer.in_points, note=scorer.note)
     dimensions = mean(table)
     return Rated(scorer.name, aggregated(dimensions), dimensions, note=scorer.note)
-
-
-@contextmanager
-def _progress(what: str) -> Iterator[Callable[[int, int, float | None], None]]:
-    """A bar on a terminal, a line at every tenth elsewhere; yields the function to tell it: done, of how many, loss."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    console = Console(stderr=True)
-    tenths: set[int] = set()
-    with Progress(console=console, disable=not console.is_terminal, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def told(done: int, total: int, loss: float | None) -> None:
-            shown = what if loss is None else f"{what}, loss {loss:.3f}"
-            bar.update(task, completed=done, total=total, description=shown)
-            tenth = 10 * done // total
-            if not console.is_terminal and tenth not in tenths:
-                tenths.add(tenth)
-                typer.echo(f"{shown}: {done} of {total}", err=True)
-
-        yield told

@@ -112,7 +112,7 @@ def read_labels(path: Path) -> list[LabelledReply]:
         LabelError: no such file, a faulty line, a label that its parts do not give, or labels of both formulae.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8").split("\n")  # a text may hold other line separators
     except (OSError, UnicodeDecodeError) as error:
         raise LabelError(f"{path}: cannot be read ({error}); `rapport scorer label` makes it") from error
     replies = [_parse(line, f"{path}, line {n}") for n, line in enumerate(lines, start=1) if line.strip()]

@@ -9,12 +9,18 @@
 A figure is the mean over seeds. Its 95 % interval is the percentile bootstrap over conversations, the same
 conversations for all seeds and variants, so that a difference of two variants is a paired one. The spread between seeds
 stands beside it: the standard deviation, which the bootstrap does not see.
+
+What a scorer said of the replies is kept in its folder: a measurement that was stopped goes on with the next scorer,
+and the latency is that of the time when it was asked.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 import time
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -29,12 +35,13 @@ from reward_servers.turn_scorers.augment import Kind
 from reward_servers.turn_scorers.dialogues import Split
 from reward_servers.turn_scorers.labels import LabelledReply, digest
 from reward_servers.turn_scorers.recipe import REPORTED, Variant
-from reward_servers.turn_scorers.saved import CARD, TurnScorerError, read_card
+from reward_servers.turn_scorers.saved import CARD, TurnScorerError, read_card, weights_version, write_whole
 from reward_servers.turn_scorers.scorer import TurnScorer
 
 Floats = NDArray[np.float64]
 OnReply = Callable[[int, int], None]
 _WARM_UP = 3  # replies that are not timed
+PREDICTIONS = "predictions.npz"
 
 
 class Metric(StrEnum):
@@ -116,6 +123,9 @@ class Predictions:
     milliseconds: Floats
 
 
+_FIELDS = ("empathy", "right", "milliseconds")
+
+
 def find_scorers(folder: Path) -> dict[Variant, list[Path]]:
     """The finished scorers at or below `folder`, by variant and seed.
 
@@ -172,15 +182,40 @@ def predict(scorer: TurnScorer, replies: Sequence[LabelledReply], on_reply: OnRe
     return Predictions(np.array(empathy), np.array(right), np.array(milliseconds))
 
 
+def kept_predictions(folder: Path, replies: Sequence[LabelledReply], on_reply: OnReply | None = None) -> Predictions:
+    """`predict` by the scorer of `folder`, or what it said of the same replies before."""
+    name = f"{weights_version(folder)} {digest(replies)}"
+    path = folder / PREDICTIONS
+    known = _read_predictions(path, name)
+    if known is not None:
+        return known
+    found = predict(TurnScorer.load(folder), replies, on_reply)
+    if os.access(folder, os.W_OK):
+        content = io.BytesIO()
+        np.savez(content, name=np.array(name), **{field: getattr(found, field) for field in _FIELDS})
+        write_whole(path, content.getvalue())
+    return found
+
+
+def _read_predictions(path: Path, name: str) -> Predictions | None:
+    """None where there are none of this name: the scorer is asked again."""
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return Predictions(*(content[field] for field in _FIELDS)) if str(content["name"]) == name else None
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
 def report(
     replies: Sequence[LabelledReply],
     predictions: Mapping[Variant, Sequence[Predictions]],
     seeds: Mapping[Variant, tuple[int, ...]],
     resamples: int = 1000,
+    on_sample: Callable[[int, int], None] | None = None,
 ) -> Report:
-    """All figures of the variants, and the orders between those that are there."""
+    """All figures of the variants, and the orders between them; `on_sample` is told the resamples of a variant."""
     table = _Table(replies, predictions)
-    samples = {variant: table.resampled(variant, resamples) for variant in predictions}  # (R, metrics)
+    samples = {variant: table.resampled(variant, resamples, on_sample) for variant in predictions}  # (R, metrics)
     figures = {variant: dict(_figures(table, variant, samples[variant])) for variant in predictions}
     times = {variant: np.concatenate([p.milliseconds for p in own]) for variant, own in predictions.items()}
     latencies = {v: Latency(float(np.median(t)), float(np.quantile(t, 0.95))) for v, t in times.items()}
@@ -212,11 +247,16 @@ class _Table:
         chosen = np.arange(len(self._labels)) if rows is None else rows
         return np.array([self._metrics(prediction, chosen) for prediction in self._predictions[variant]])
 
-    def resampled(self, variant: Variant, resamples: int) -> Floats:
+    def resampled(self, variant: Variant, resamples: int, on_sample: Callable[[int, int], None] | None) -> Floats:
         """(R, metrics) means over seeds, on conversations drawn with replacement; equal draws for every variant."""
         drawn = np.random.default_rng(0).integers(len(self._rows_of), size=(resamples, len(self._rows_of)))
-        rows = (np.concatenate([self._rows_of[c] for c in conversations]) for conversations in drawn)
-        return np.array([self.by_seed(variant, chosen).mean(0) for chosen in rows])
+        samples = []
+        for done, conversations in enumerate(drawn, start=1):
+            rows = np.concatenate([self._rows_of[c] for c in conversations])
+            samples.append(self.by_seed(variant, rows).mean(0))
+            if on_sample is not None:
+                on_sample(done, resamples)
+        return np.array(samples)
 
     def _metrics(self, prediction: Predictions, rows: NDArray[np.int64]) -> list[float]:
         own = rows[self._original[rows]]

@@ -9,17 +9,17 @@ from typing import Any
 
 from reward_servers.loading import load_model
 from reward_servers.protocol import EmpathyScore, ScoreRequest
-from reward_servers.service_config import QUALITY_LOADER, SCORER_LOADER, DeploymentConfig
+from reward_servers.service_config import (
+    MARKS,
+    QUALITY_LOADER,
+    REWARD_MODEL_LOADER,
+    SCORER_LOADER,
+    DeploymentConfig,
+)
 from reward_servers.turn_scorers.dialogues import LICENCE
 from reward_servers.turn_scorers.saved import CARD, TurnScorerError
 
-# A file that tells the kind -> loader. The order matters: a reward model has a config.json, and so has ours.
-_KINDS = {
-    CARD: QUALITY_LOADER,
-    "calibration.json": "evaluation.judge.scorer:JudgeScorer",
-    "scorer.safetensors": SCORER_LOADER,
-    "config.json": "reward_servers.reward_model:RewardModel",
-}
+_KINDS = {mark: loader for loader, mark in MARKS.items()}
 _NOTES = {
     QUALITY_LOADER: f"trained on EmpatheticDialogues ({LICENCE}): for research only",
     SCORER_LOADER: "trained on a judge's ratings of replies to the conversations that were not kept out",
@@ -31,7 +31,7 @@ class Opened:
     """A loaded scorer.
 
     Attributes:
-        in_points: whether its one number is on the scale of 1 to 5; so it is where `_KINDS` has no reward model.
+        in_points: whether its one number is on the scale of 1 to 5; so it is but for a reward model.
     """
 
     name: str
@@ -71,4 +71,4 @@ def open_scorer(folder: Path | None) -> Opened:
 
 def _opened(name: str, loader: str, folder: str) -> Opened:
     model = load_model(DeploymentConfig(loader, folder))
-    return Opened(name, model, loader != _KINDS["config.json"], _NOTES.get(loader, ""))
+    return Opened(name, model, loader != REWARD_MODEL_LOADER, _NOTES.get(loader, ""))

@@ -38,7 +38,7 @@ def read_original(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Turns of one worker in a row become one turn.
 
     Raises:
-        OriginalFileError: a file has other columns, or too many of its conversations are faulty.
+        OriginalFileError: a file cannot be read or has other columns, or too many of its conversations are faulty.
     """
     for split, name in FILES.items():
         if (folder / name).is_file():
@@ -48,7 +48,11 @@ def read_original(folder: Path) -> Iterator[tuple[str, dict[str, Any]]]:
 def _read_file(path: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
     conversations: dict[str, list[_Utterance] | None] = {}  # None: a faulty row
     first_lines: dict[str, int] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), start=1):
+    try:
+        lines = path.read_text(encoding="utf-8").split("\n")
+    except (OSError, UnicodeDecodeError) as error:
+        raise OriginalFileError(f"{path}: cannot be read ({error})") from error
+    for number, line in enumerate(lines, start=1):
         cells = line.rstrip("\r").split(",")
         if number == 1:
             if tuple(cells[: len(_COLUMNS)]) != _COLUMNS:

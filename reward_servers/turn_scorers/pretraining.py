@@ -8,6 +8,9 @@ Face folder that `rapport scorer train --encoder` takes. GoEmotions is CC BY 4.0
 
 from __future__ import annotations
 
+import hashlib
+import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +25,16 @@ from dialogue.emotions import Emotion
 from reward_servers.turn_scorers.batches import by_length, epoch_batches, step_seed
 from reward_servers.turn_scorers.network import TextViews, Views, encode, freeze
 from reward_servers.turn_scorers.recipe import SHIPPED, Pooling, load_encoder
-from reward_servers.turn_scorers.saved import STATE, TurnScorerError, load_state, save_state
+from reward_servers.turn_scorers.saved import (
+    STATE,
+    TrainingDivergedError,
+    TurnScorerError,
+    load_state,
+    save_state,
+)
 
 TRAIN, DEV = "train.tsv", "dev.tsv"
+SAVE_EVERY_S = 120.0
 _STAGE = "goemotions"
 _COLUMNS = 3
 
@@ -95,8 +105,9 @@ def pretrain(
     options: Pretraining,
     on_step: Callable[[int, int, float], None] | None = None,
     limit: int | None = None,
+    save_every_s: float = SAVE_EVERY_S,
 ) -> Pretrained:
-    """Train on `folder`/train.tsv and write the encoder to `out`. A training that was killed goes on at its epoch.
+    """Train on `folder`/train.tsv and write the encoder to `out`. A training that was killed goes on where it saved.
 
     Args:
         on_step: is told steps done, steps in all, and the loss.
@@ -105,16 +116,23 @@ def pretrain(
     Raises:
         GoEmotionsError: a file is missing or faulty.
         RecipeError: the encoder cannot be loaded.
-        TurnScorerError: `out` holds an unfinished training with other options.
+        TurnScorerError: `out` cannot be written, or holds an unfinished training with other options or comments.
+        TrainingDivergedError: the loss became infinite or NaN.
     """
     train, dev = (read_comments(folder / name)[:limit] for name in (TRAIN, DEV))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise TurnScorerError(f"{out}: cannot be made ({error.strerror}); give another --out") from error
+    identity = _identity(options, train)
+    state = _unfinished(out, identity)
     torch.manual_seed(options.seed)
     tokenizer, encoder = load_encoder(options.encoder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     network = _Tagger(encoder, options).to(device)
     views = TextViews(tokenizer, options.max_length)
-    out.mkdir(parents=True, exist_ok=True)
-    _learn(network, _rows(train, views), out, options, on_step)
+    place = _Place(out, identity, save_every_s)
+    _learn(network, _rows(train, views), options, state, place, on_step)
     result = _measure(network.eval(), _rows(dev, views))
     network.encoder.save_pretrained(out)
     tokenizer.save_pretrained(out)
@@ -142,41 +160,74 @@ def _rows(comments: Sequence[Comment], views: TextViews) -> tuple[list[Views], T
     return turns, targets
 
 
+class _Place:
+    """Saves a training by the clock: weights, optimizer, and the next batch to be learned."""
+
+    def __init__(self, folder: Path, identity: str, every_s: float) -> None:
+        self._folder, self._identity, self._every_s = folder, identity, every_s
+        self._saved_at = time.monotonic()
+
+    def save_if_due(self, network: _Tagger, optimizer: torch.optim.Optimizer, epoch: int, step: int) -> None:
+        if time.monotonic() - self._saved_at < self._every_s:
+            return
+        learned = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
+        save_state(self._folder, {"identity": self._identity, "epoch": epoch, "step": step, **learned})
+        self._saved_at = time.monotonic()
+
+
 def _learn(
     network: _Tagger,
     rows: tuple[list[Views], Tensor],
-    out: Path,
     options: Pretraining,
+    state: dict[str, Any] | None,
+    place: _Place,
     on_step: Callable[[int, int, float], None] | None,
 ) -> None:
+    """All epochs, or what `state` leaves of them. Order and dropout depend on seed, epoch and step alone."""
     turns, targets = rows
     optimizer = torch.optim.AdamW([p for p in network.parameters() if p.requires_grad], lr=options.rate)
-    first = _restore(network, optimizer, out, options)
+    first = skip = 0
+    if state is not None:
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        first, skip = int(state["epoch"]), int(state["step"])
     per_epoch = -(-len(turns) // options.batch)
     for epoch in range(first, options.epochs):
-        for step, batch in enumerate(epoch_batches(len(turns), options.batch, options.seed, _STAGE, epoch)):
+        batches = epoch_batches(len(turns), options.batch, options.seed, _STAGE, epoch)
+        for step in range(skip if epoch == first else 0, per_epoch):
             torch.manual_seed(step_seed(options.seed, _STAGE, epoch, step))
-            logits = network.train()([turns[row].context for row in batch])
-            loss = functional.binary_cross_entropy_with_logits(logits, targets[batch].to(logits.device))
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
+            loss = _step(network, optimizer, [turns[row].context for row in batches[step]], targets[batches[step]])
             if on_step is not None:
-                on_step(epoch * per_epoch + step + 1, options.epochs * per_epoch, loss.item())
-        learned = {"network": network.state_dict(), "optimizer": optimizer.state_dict()}
-        save_state(out, {"identity": str(asdict(options)), "epoch": epoch + 1, "rows": len(turns), **learned})
+                on_step(epoch * per_epoch + step + 1, options.epochs * per_epoch, loss)
+            place.save_if_due(network, optimizer, epoch, step + 1)
 
 
-def _restore(network: _Tagger, optimizer: torch.optim.Optimizer, out: Path, options: Pretraining) -> int:
-    """The epoch to go on with."""
+def _step(network: _Tagger, optimizer: torch.optim.Optimizer, rows: Sequence[Sequence[int]], targets: Tensor) -> float:
+    """Learn one batch; its loss."""
+    logits = network.train()(rows)
+    loss = functional.binary_cross_entropy_with_logits(logits, targets.to(logits.device))
+    if not torch.isfinite(loss):
+        raise TrainingDivergedError(f"the loss of the pre-training is {loss.item()}; lower the rate and begin anew")
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.item()
+
+
+def _identity(options: Pretraining, comments: Sequence[Comment]) -> str:
+    rows = json.dumps([[comment.text, *comment.labels] for comment in comments])
+    return f"{asdict(options)} {hashlib.sha256(rows.encode()).hexdigest()[:12]}"
+
+
+def _unfinished(out: Path, identity: str) -> dict[str, Any] | None:
+    """Where this training was left, if it was begun."""
     state = load_state(out)
-    if state is None:
-        return 0
-    if state["identity"] != str(asdict(options)):
-        raise TurnScorerError(f"{out} holds an unfinished pre-training with other options; give another folder")
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    return int(state["epoch"])
+    if state is not None and state["identity"] != identity:
+        raise TurnScorerError(
+            f"{out} holds an unfinished pre-training with other options or comments; give another folder, or remove "
+            f"{out / STATE}"
+        )
+    return state
 
 
 @torch.inference_mode()

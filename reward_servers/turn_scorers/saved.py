@@ -4,6 +4,7 @@
          encoder/             the tuned encoder and its tokenizer, as any Hugging Face model
          heads.safetensors    emotion and empathy head
          metrics.jsonl        one line an epoch
+         predictions.npz      what `rapport scorer eval` was told, for as long as weights and labels are the same
          state.pt             while the training goes on: weights, optimizer, place
 """
 
@@ -27,6 +28,10 @@ CARD, HEADS, ENCODER, METRICS, STATE = "turn_scorer.json", "heads.safetensors", 
 
 class TurnScorerError(ValueError):
     """A folder that holds no scorer, or one that does not fit this code. The message names the file."""
+
+
+class TrainingDivergedError(RuntimeError):
+    """The loss is no number any more. The message says where, and what to change."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -35,6 +35,7 @@ from reward_servers.turn_scorers.saved import (
     METRICS,
     STATE,
     Card,
+    TrainingDivergedError,
     TurnScorerError,
     load_state,
     read_card,
@@ -62,10 +63,6 @@ class Step:
 OnStep = Callable[[Step], None]
 
 
-class TrainingDivergedError(RuntimeError):
-    """The loss is no number any more. The message names stage, epoch and what to change."""
-
-
 def train_scorer(
     replies: Sequence[LabelledReply],
     recipe: Recipe,
@@ -85,15 +82,10 @@ def train_scorer(
         TurnScorerError: `folder` holds a training with another recipe or other labels.
         TrainingDivergedError: the loss became infinite or NaN.
     """
-    rows = {split: [reply for reply in replies if reply.split is split] for split in (Split.TRAIN, Split.VALID)}
-    for split, found in rows.items():
-        if not found:
-            raise RecipeError(f"the labels hold no reply of the split {split}; make them of more conversations")
-    card = Card(recipe, digest(replies), replies[0].llm is not None, LICENCE_NOTE)
-    if (folder / CARD).is_file():
-        if read_card(folder) != card:
-            raise TurnScorerError(f"{folder} holds a scorer of another recipe or other labels; give another folder")
+    card = _card(replies, recipe, _checked_labels(replies))
+    if _is_finished(folder, card):
         return folder
+    rows = {split: [reply for reply in replies if reply.split is split] for split in (Split.TRAIN, Split.VALID)}
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     tokenizer, encoder = load_encoder(recipe.encoder)
@@ -106,6 +98,59 @@ def train_scorer(
     save_scorer(network.eval(), views, card, folder)
     (folder / STATE).unlink(missing_ok=True)
     return folder
+
+
+def check_folders(replies: Sequence[LabelledReply], folders: Mapping[Path, Recipe]) -> None:
+    """To be asked of all trainings before the first of them: errors of `train_scorer` that need no encoder.
+
+    Raises:
+        RecipeError: no rows of a split.
+        TurnScorerError: a folder cannot be written, or holds a training with another recipe or other labels.
+    """
+    labels = _checked_labels(replies)
+    for folder, recipe in folders.items():
+        card = _card(replies, recipe, labels)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise TurnScorerError(f"{folder}: cannot be made ({error.strerror}); give another --out") from error
+        if not _is_finished(folder, card):
+            _unfinished(folder, card)
+
+
+def _checked_labels(replies: Sequence[LabelledReply]) -> str:
+    """The digest of labels that have rows of both splits."""
+    for split in (Split.TRAIN, Split.VALID):
+        if not any(reply.split is split for reply in replies):
+            raise RecipeError(f"the labels hold no reply of the split {split}; make them of more conversations")
+    return digest(replies)
+
+
+def _card(replies: Sequence[LabelledReply], recipe: Recipe, labels: str) -> Card:
+    return Card(recipe, labels, replies[0].llm is not None, LICENCE_NOTE)
+
+
+def _is_finished(folder: Path, card: Card) -> bool:
+    if not (folder / CARD).is_file():
+        return False
+    if read_card(folder) != card:
+        raise TurnScorerError(f"{folder} holds a scorer of another recipe or other labels; give another folder")
+    return True
+
+
+def _unfinished(folder: Path, card: Card) -> dict[str, Any] | None:
+    """Where a training of this card was left, if it was begun."""
+    state = load_state(folder)
+    if state is not None and state["identity"] != _identity(card):
+        raise TurnScorerError(
+            f"{folder} holds an unfinished training of another recipe or other labels; give another folder, "
+            f"or remove {folder / STATE}"
+        )
+    return state
+
+
+def _identity(card: Card) -> str:
+    return json.dumps(asdict(card), sort_keys=True)
 
 
 def _check_length(recipe: Recipe, encoder: Any) -> None:
@@ -127,10 +172,9 @@ class _Training:
         on_step: OnStep | None,
         save_every_s: float,
     ) -> None:
-        self._network, self._recipe, self._folder = network, card.recipe, folder
+        self._network, self._recipe, self._folder, self._card = network, card.recipe, folder, card
         self._on_step, self._save_every_s = on_step, save_every_s
         self._rows = {split: _Rows(own, views, network) for split, own in rows.items()}
-        self._identity = json.dumps(asdict(card), sort_keys=True)
         self._device = network.emotion.weight.device
         self._scaler = torch.amp.GradScaler(self._device.type, enabled=self._device.type == "cuda")
         self._saved_at = time.monotonic()
@@ -211,19 +255,14 @@ class _Training:
         place = {"stage": stage, "epoch": epoch, "step": step}
         learned = {"optimizer": optimizer.state_dict(), "scaler": self._scaler.state_dict()}
         network = self._network.state_dict()
-        save_state(self._folder, {"identity": self._identity, **place, **learned, "network": network})
+        save_state(self._folder, {"identity": _identity(self._card), **place, **learned, "network": network})
         self._saved_at = time.monotonic()
 
     def _restored(self) -> dict[str, Any] | None:
-        state = load_state(self._folder)
+        state = _unfinished(self._folder, self._card)
         if state is None:
             (self._folder / METRICS).unlink(missing_ok=True)
             return None
-        if state["identity"] != self._identity:
-            raise TurnScorerError(
-                f"{self._folder} holds an unfinished training of another recipe or other labels; give another folder, "
-                f"or remove {self._folder / STATE}"
-            )
         self._network.load_state_dict(state["network"])
         return state
 

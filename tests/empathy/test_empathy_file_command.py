@@ -76,6 +76,18 @@ def test_a_bad_line_is_named_and_nothing_is_written(cli: typer.Typer, tmp_path: 
     assert out.read_text() == "before\n"
 
 
+def test_where_nothing_can_be_written_is_told_before_the_scorer_is_loaded(cli: typer.Typer, tmp_path: Path):
+    source = write(tmp_path / "in.jsonl", GOOD)
+    for out, complaint in (
+        (tmp_path / "nowhere" / "out.jsonl", "no such folder"),
+        (source, "would overwrite the input"),
+        (tmp_path, "it is a folder"),
+    ):
+        result = CliRunner().invoke(cli, [str(source), "--out", str(out), "--weights", str(tmp_path)])
+        assert result.exit_code == 2 and complaint in result.output.replace("\n", " ")
+    assert json.loads(source.read_text()) == GOOD
+
+
 def test_a_missing_file_or_scorer_is_named(cli: typer.Typer, tmp_path: Path):
     result = CliRunner().invoke(cli, [str(tmp_path / "none.jsonl"), "--out", str(tmp_path / "out.jsonl")])
     assert result.exit_code == 2

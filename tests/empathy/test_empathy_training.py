@@ -55,11 +55,27 @@ def test_ratings_are_joined_to_replies_and_a_blank_one_is_left_out(tmp_path: Pat
         ("c0,1,4,3,2,1,2,4,3.3\n", r"conversation c1, turn 1\) has no rating"),
         ("c0,1,4,3,2,1,2,9,3.3\nc1,1,1,1,1,1,1,1,1\n", "line 2: ratings lie between 1 and 5"),
         ("c0,1,4,3,2,1,2,4,3.3\nc1,1,1,x,1,1,1,1,1\n", "line 3: a rating is missing or is no number"),
+        ("c0,first,4,3,2,1,2,4,3.3\n", "line 2: expected conversation_id and a whole turn_index"),
     ],
 )
 def test_bad_ratings_are_named(tmp_path: Path, rows: str, complaint: str):
     write_system(tmp_path, rows)
     with pytest.raises(RatingsError, match=complaint):
+        load_ratings(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ('[{"conversation_id": "c0"', "is the file cut off"),
+        ("{}", "a JSON array expected"),
+        ('[{"conversation_id": "c0"}]', "entry 0 is not a reply of a system"),
+    ],
+)
+def test_replies_that_cannot_be_read_are_named(tmp_path: Path, content: str, complaint: str):
+    folder = write_system(tmp_path, "c0,1,4,3,2,1,2,4,3.3\n")
+    (folder / "conversations_tagged.json").write_text(content)
+    with pytest.raises(RatingsError, match=f"conversations_tagged.json.*{complaint}"):
         load_ratings(tmp_path)
 
 

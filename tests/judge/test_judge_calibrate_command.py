@@ -14,6 +14,8 @@ import pytest
 from judge_server import Asked, JudgeServer, as_json
 
 import rapport
+from evaluation.judge.calibration import JudgeBelowFloorError
+from evaluation.judge.scorer import JudgeScorer
 from reward_servers.protocol import Dimension
 
 N = 12
@@ -98,8 +100,11 @@ def test_a_judge_below_the_floor_is_refused_with_2_after_its_report_is_written(
     said = capsys.readouterr().err
     assert "must not train a policy" in said and "below 0.4" in said and "--allow-below-floor" in said
     assert case.report()["passed"] is False
+    with pytest.raises(JudgeBelowFloorError):
+        JudgeScorer.load(case.folder)
     assert case.run("--allow-below-floor") == 0
     assert case.report()["passed"] is False
+    assert JudgeScorer.load(case.folder).version.startswith("judge-")  # told otherwise, it may score
 
 
 def test_position_bias_alone_is_refused(case: Case, capsys: pytest.CaptureFixture[str]) -> None:
@@ -154,6 +159,16 @@ def test_faults_of_the_files_are_told_before_anything_is_asked(case: Case) -> No
     assert case.server.asked == []
 
 
+def test_too_few_rated_conversations_are_told_before_anything_is_asked(
+    case: Case, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("expert1.csv", "expert2.csv"):
+        rows = (case.folder / name).read_text().splitlines()
+        (case.folder / name).write_text("\n".join(rows[:6]) + "\n")
+    assert case.run() == 2 and "5 conversations were rated; 10 are needed" in capsys.readouterr().err
+    assert case.server.asked == []
+
+
 def test_calls_keep_to_the_limit_of_the_endpoint(case: Case) -> None:
     """600 a minute are 0.1 s apart: 36 calls take 3.5 s."""
     assert case.run("--calls-per-minute", "600", "--concurrency", "8") == 0
@@ -162,8 +177,6 @@ def test_calls_keep_to_the_limit_of_the_endpoint(case: Case) -> None:
 
 
 def test_what_was_calibrated_can_be_loaded_as_a_scorer_with_the_models_name(case: Case) -> None:
-    from evaluation.judge.scorer import JudgeScorer
-
     assert case.run() == 0
     assert JudgeScorer.load(case.folder).version.startswith("judge-")
     case.server.judge = lambda asked: as_json(6 - EXPERT[asked.number])

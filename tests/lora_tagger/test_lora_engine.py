@@ -15,14 +15,17 @@ from vllm import SamplingParams, TokensPrompt
 from dialogue.sentences import split_sentences
 from dialogue.tactics import TACTICS
 from reward_servers.failures import ItemFailure
-from reward_servers.lora_tagger import cpu_kernels, self_check
+from reward_servers.lora_tagger import cpu_kernels, scoring, self_check
 from reward_servers.lora_tagger.encoding import PromptTooLongError
 from reward_servers.lora_tagger.engine import Request
 from reward_servers.lora_tagger.folder import find_adapters, load_config
+from reward_servers.lora_tagger.prompts import load_tactic_annotations
+from reward_servers.lora_tagger.scoring import check_annotations, evaluate_annotations
 from reward_servers.lora_tagger.tagger import LoraTagger
 from reward_servers.model_server import CutReply, TaggerServer
 from reward_servers.protocol import FailureKind
 from reward_servers.service_config import TAGGER, DeploymentConfig, TaggerKind
+from reward_servers.tactics.data import TagDataError
 
 REPLIES = (
     "I'm sorry that your sister said so. Did she know about the exam? You can call me any evening.",
@@ -99,9 +102,35 @@ def test_a_replys_tactics_are_those_of_its_sentences(tagger: LoraTagger, expecte
     assert decided == [TACTICS[i % 10] for i, p in enumerate(expected) if p >= 0.5]
 
 
+def test_a_batch_of_the_service_is_bounded_by_the_questions_and_not_by_the_replies_text(tagger: LoraTagger) -> None:
+    """Ten tactics times a reply of T and S sentences: about T + 48 S tokens each, however few the text itself has."""
+    sentences = tuple(split_sentences(REPLIES[0]))
+    counted = tagger.count_tokens(CutReply(REPLIES[0], sentences))
+    encoded = {s: len(tagger.encoder.encode(TACTICS[0], REPLIES[0], s)) for s in sentences}
+    assert 10 * 48 * len(sentences) < counted < 10 * sum(encoded.values())
+    assert tagger.count_tokens(CutReply("", ())) < 100
+
+
 def test_a_reply_that_does_not_fit_is_refused(tagger: LoraTagger) -> None:
     with pytest.raises(PromptTooLongError, match="1024 are allowed"):
         tagger.tag([["word " * 2000]])
+    with pytest.raises(PromptTooLongError, match="1024 are allowed"):
+        tagger.check("word " * 2000, ["word."])
+    tagger.check(REPLIES[0], split_sentences(REPLIES[0]))
+    tagger.check("", [])
+
+
+def test_annotations_are_asked_about_part_by_part_and_what_they_lack_is_told_without_a_tagger(
+    tagger: LoraTagger, annotations: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = load_tactic_annotations(annotations)
+    told: list[tuple[int, int]] = []
+    whole = evaluate_annotations(tagger, found)
+    monkeypatch.setattr(scoring, "_TOGETHER", 2)
+    assert evaluate_annotations(tagger, found, lambda n, of: told.append((n, of))).per_tactic == whole.per_tactic
+    assert told == [(2, 3), (3, 3)] and whole.sentences == 3
+    with pytest.raises(TagDataError, match="no annotations of advice"):
+        check_annotations({tactic: some for tactic, some in found.items() if tactic != "advice"})
 
 
 def test_a_tagger_that_would_answer_wrongly_does_not_start(tagger_folder: Path, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from reward_servers.lora_tagger.folder import (
     ADAPTER_WEIGHTS,
     EngineSettings,
     LoraTaggerConfig,
+    LoraTaggerFolderError,
     find_adapters,
     load_config,
 )
@@ -101,8 +102,25 @@ def test_what_another_recipe_left_is_not_gone_on_with(
     tiny_model: Path, tmp_path: Path, validation: list[Example]
 ) -> None:
     AdapterTrainer(str(tiny_model), tmp_path, LoraRecipe(rank=2, epochs=1)).train(Tactic.VALIDATION, validation)
+    other = AdapterTrainer(str(tiny_model), tmp_path, LoraRecipe(rank=4, epochs=1))
     with pytest.raises(LoraTrainingError, match="the adapter of validation is there, but was made"):
-        AdapterTrainer(str(tiny_model), tmp_path, LoraRecipe(rank=4, epochs=1)).train(Tactic.VALIDATION, validation)
+        other.train(Tactic.VALIDATION, validation)
+    (tmp_path / "advice").mkdir()
+    other.check(Tactic.ADVICE, validation)  # an empty folder is in nobody's way
+    (tmp_path / "advice" / "notes.txt").write_text("mine", encoding="utf-8")
+    with pytest.raises(LoraTrainingError, match="is no adapter and in the way"):
+        other.check(Tactic.ADVICE, validation)
+    (tmp_path / ".training" / "questioning.pt").write_bytes(b"torn")
+    with pytest.raises(LoraTrainingError, match=r"questioning\.pt cannot be read"):
+        other.check(Tactic.QUESTIONING, validation)
+
+
+def test_a_folder_that_cannot_be_made_is_told_before_the_base_is_loaded(
+    tiny_model: Path, annotations: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(LoraTaggerFolderError, match="cannot be made"):
+        train_tagger(load_tactic_annotations(annotations), str(tiny_model), tmp_path / "file" / "out", QUICK)
 
 
 def test_an_adapter_learns_its_annotations(

@@ -12,7 +12,8 @@ from ray import serve
 from reward_servers.client import RetryPolicy, RewardClient
 from reward_servers.protocol import Score, ScoreRequest
 from reward_servers.serve import start_reward_servers, stop_reward_servers
-from reward_servers.service_config import SCORER, ScalingConfig, ServiceConfig
+from reward_servers.service_config import SCORER, ScalingConfig, ServiceConfig, ServiceConfigError
+from reward_servers.serving import update_service
 
 from .conftest import Load, by_handle, by_http, light_config, until
 
@@ -23,22 +24,31 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 def test_a_rolling_update_fails_no_request(service: ServiceConfig, version: str) -> None:
     """Over handles and HTTP, without a single retry; the second case is the way back."""
     updated = replace(service, scorer=replace(service.scorer, folder=version))
-    load = Load()
+    load, said = Load(), list[str]()
 
     async def update_under_load() -> int:
         async with load.of(by_handle(service, retries=0), by_http(service, retries=0)):
             await until(lambda: len(load.answers) >= 20, "the load")
-            await asyncio.to_thread(start_reward_servers, updated)
+            await asyncio.to_thread(update_service, updated, said.append)
             done = load.asked
             await until(lambda: len(load.answers) >= done + 40, "answers after the update")
         return done
 
     done = asyncio.run(update_under_load())
     load.check()
-    assert load.failures == []
+    assert load.failures == [] and said[-1].startswith("updated")
     versions = [result.model_versions[SCORER] for _, _, result in load.answers if isinstance(result, Score)]
     assert versions[0] != version and versions[-1] == version
     print(f"\n{done} of {load.asked} replies asked during the update, none failed")
+
+
+def test_an_update_of_servers_that_do_not_run_starts_none(service: ServiceConfig) -> None:
+    with pytest.raises(ServiceConfigError, match="start them without --update"):
+        update_service(replace(service, app_name="another"), print)
+    assert service.http is not None
+    with pytest.raises(ServiceConfigError, match="cannot move"):
+        update_service(replace(service, http=replace(service.http, port=1)), print)
+    assert set(serve.status().applications) == {service.app_name}
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,7 @@ import pytest
 from reward_servers.adapters import trl_reward, verl_reward
 from reward_servers.adapters.from_environment import URL_VARIABLE, AdapterError, all_scored, client_at
 from reward_servers.failures import RewardServerError
-from reward_servers.protocol import FailureKind, ScoreFailure
+from reward_servers.protocol import TOKEN_VARIABLE, FailureKind, ScoreFailure, ScoreRequest
 from reward_servers.wire import WireError
 
 SEEKER = {"role": "user", "content": "I am tired."}
@@ -41,11 +41,25 @@ def test_one_client_serves_all_calls_to_a_server() -> None:
         ([[SEEKER]], ["Rest."], "both be texts or both be messages"),
         ([[SEEKER]], [[*SAID, {"role": "tool", "content": "x"}, *SAID]], "2 messages of the assistant"),
         ([[SEEKER]], [[]], "0 messages of the assistant"),
+        ([[SEEKER]], [[{"role": "assistant", "content": [{"type": "text", "text": "Rest."}]}]], "must be a text"),
     ],
 )
 def test_trl_is_told_what_does_not_fit(prompts: Any, completions: Any, complaint: str) -> None:
     with pytest.raises(AdapterError, match=complaint):
         trl_reward.reward(prompts, completions)
+
+
+def test_other_keys_of_trls_messages_do_not_reach_the_servers() -> None:
+    prompt: Any = [{**SEEKER, "name": "Ann"}]
+    said: Any = SAID
+    request = trl_reward._request(0, prompt, said)
+    assert request == ScoreRequest("completion 0", ({"role": "user", "content": "I am tired."},), "Rest.")
+
+
+def test_an_explicit_token_wins_and_the_variables_stands_in_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(TOKEN_VARIABLE, "outside")
+    assert client_at(token="inside") is client_at(token="inside") is not client_at()
+    assert client_at() is client_at(token="outside")
 
 
 def test_a_prompt_of_an_unknown_template_is_refused_in_trl() -> None:

@@ -102,6 +102,15 @@ def conforms(name: str, value: object) -> bool:
     return Draft202012Validator(schema).is_valid(value)
 
 
+def test_an_error_of_the_servers_own_code_looks_as_the_document_says() -> None:
+    async def broken(*_: Any) -> list[ScoreResult]:
+        raise ZeroDivisionError("division by zero")
+
+    said = client_of(score=broken).post("/v1/score", json={"requests": [ONE]})
+    assert said.status_code == 500 and conforms("Error", said.json())
+    assert said.json()["error"]["kind"] == "internal" and "ZeroDivisionError: division by" in said.text
+
+
 # --- the document and the routes are one ----------------------------------------------------------------------------
 
 

@@ -11,8 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dialogue.loaders import DataError, load_conversations
+from dialogue.loaders import DataError, load_conversations, load_report
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.failures import UnfitItemError
 from reward_servers.tactics.commands import app, tag
 from reward_servers.tactics.encoder_tagger import EncoderTagger
 from reward_servers.tactics.tag_file import TagFileError, tag_file
@@ -111,6 +112,34 @@ def test_a_run_that_was_stopped_goes_on_where_it_was(tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.jsonl", "out.jsonl", "whole.jsonl"]
 
 
+def test_progress_begins_with_what_an_earlier_run_did_and_ends_with_all(tmp_path: Path) -> None:
+    lines = "".join(json.dumps({"response": f"Line {i}? I see."}) + "\n" for i in range(40))
+    (tmp_path / "in.jsonl").write_text(lines, encoding="utf-8")
+    with pytest.raises(KeyboardInterrupt):
+        tag_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", WordTagger(stop_at=16))
+    told: list[tuple[int, int]] = []
+    tag_file(tmp_path / "in.jsonl", tmp_path / "out.jsonl", WordTagger(), lambda n, of: told.append((n, of)))
+    assert told == [(16, 40), (32, 40), (40, 40)]
+
+
+class ShortTagger(WordTagger):
+    """Reads replies of at most five words."""
+
+    def check(self, text: str, sentences: tuple[str, ...]) -> None:
+        if len(text.split()) > 5:
+            raise UnfitItemError(f"{len(text.split())} words, and 5 are allowed")
+
+
+def test_a_reply_that_the_tagger_cannot_read_is_named_before_any_is_tagged(tmp_path: Path) -> None:
+    source = write(
+        tmp_path / "in.json", [{"model_response": "I see."}, {"model_response": "One two three four five six."}]
+    )
+    tagger = ShortTagger()
+    with pytest.raises(TagFileError, match=r"in\.json, entry 1: 6 words, and 5 are allowed"):
+        tag_file(source, tmp_path / "out.json", tagger)
+    assert tagger.calls == []
+
+
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
@@ -133,6 +162,7 @@ def test_the_command_prints_the_agreement(tmp_path: Path) -> None:
     said = CliRunner().invoke(outer, [str(source), "--out", str(tmp_path / "out.json")])
     assert said.exit_code == 0, said.output
     assert "1 replies, 2 sentences tagged" in said.output
+    assert "tagging: 0 of 1" in said.output and "tagging: 1 of 1" in said.output  # in a log, too
     assert "agreement with the tags in the file, 2 sentences" in " ".join(said.output.split())
 
 
@@ -140,6 +170,25 @@ def test_one_group_teaches_both_kinds() -> None:
     said = CliRunner().invoke(app, ["--help"]).output
     for command in ("train", "evaluate", "train-lora", "adopt", "evaluate-lora"):
         assert command in said
+
+
+@pytest.mark.real_data
+def test_the_untagged_322_conversations_become_the_tagged_training_file(real_data: Path, tmp_path: Path) -> None:
+    """Killed on the way and started again; what is tagged is still the same training data."""
+    source, target = real_data / "mint" / "conversations_322.json", tmp_path / "tagged.json"
+    with pytest.raises(KeyboardInterrupt):
+        tag_file(source, target, WordTagger(stop_at=1600))
+    second = WordTagger()
+    done = tag_file(source, target, second)
+    assert done.replies == 1719
+    assert 0 < len(second.calls) <= 119  # of which some equal a reply that is known already
+    before, after = load_report(source), load_report(target)
+    assert after.conversations == before.conversations and len(after.conversations) == 322
+    turns = [turn for talk in json.loads(target.read_text("utf-8")) for turn in talk["conversation"]]
+    tagged = [turn for turn in turns if turn["role"] == "supporter"]
+    assert len(tagged) == 1719
+    assert all(len(turn["sentences"]) == len(turn["sentence_tactics"]) > 0 for turn in tagged)
+    assert all(sum(turn["tactic_counts"].values()) == sum(map(len, turn["sentence_tactics"])) for turn in tagged)
 
 
 @pytest.mark.real_data

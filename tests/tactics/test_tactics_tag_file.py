@@ -83,6 +83,9 @@ def test_the_input_is_never_overwritten(source: Path, tagger: EncoderTagger) -> 
 def test_a_folder_that_is_not_there_is_named(source: Path, tmp_path: Path, tagger: EncoderTagger) -> None:
     with pytest.raises(TagFileError, match="nowhere"):
         tag_file(source, tmp_path / "nowhere" / "out.jsonl", tagger)
+    (tmp_path / "out.jsonl").mkdir()
+    with pytest.raises(TagFileError, match="it is a folder"):  # and not after all has been tagged
+        tag_file(source, tmp_path / "out.jsonl", tagger)
 
 
 def test_the_command_refuses_a_missing_file_and_tags_a_good_one(source: Path, tmp_path: Path) -> None:

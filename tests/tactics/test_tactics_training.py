@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from typer.testing import CliRunner
 
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.encoder import encoder_folder
 from reward_servers.tactics.building import Builder, Recipe, TagData, load_tag_data
+from reward_servers.tactics.commands import OutFolderError, app
 from reward_servers.tactics.data import (
     TagDataError,
     TaggedReply,
@@ -27,9 +29,10 @@ from reward_servers.tactics.data import (
 )
 from reward_servers.tactics.encoder_tagger import EncoderTagger
 from reward_servers.tactics.evaluation import macro_f1
+from reward_servers.tactics.machine_state import MachineStateError, load_state, save_state
 from reward_servers.tactics.network import TacticNetwork, padded_batch, pooling_matrix
 from reward_servers.tactics.shipping import TaggerConfig, load_tagger, save_tagger
-from reward_servers.tactics.training import StageConfig, examples_of, train_stage
+from reward_servers.tactics.training import NoLossError, StageConfig, examples_of, train_stage
 from reward_servers.tactics.windows import SentenceWindows
 
 FLOOR = 0.82  # macro F1 on released tags; measured for the shipped weights: systems 0.88, people 0.77
@@ -175,13 +178,61 @@ def test_both_stages_and_cross_validation_on_a_made_up_set() -> None:
     human = tuple(replace(r, group=f"human {r.group}") for r in MADE_UP)
     recipe = Recipe(machine_stage=stage, human_stage=stage)
     other = tagged("m", ("Something else entirely.", ("information",)))
-    builder = Builder(TagData((*machine, replace(other, source=TagSource.LISTENER)), (), human, ()), recipe)
+    data = TagData((*machine, replace(other, source=TagSource.LISTENER)), (), human, ())
+    told: list[tuple[str, int, int]] = []
+    builder = Builder(data, recipe, lambda stage, step, steps, _: told.append((stage, step, steps)))
+    with pytest.raises(TagDataError, match="4 folds, but people labelled 3 replies"):
+        builder.check_folds(4)
     state = builder.machine_stage().trained_state()
     result = builder.cross_validate(state, folds=3)
     assert result.probabilities.shape == result.decisions.shape == result.truth.shape == (6, 10)
     assert np.all((result.probabilities > 0) & (result.probabilities < 1))
     assert result.replies == (0, 0, 1, 1, 2, 2)
     assert result.evaluation().sentences == 6
+    assert [stage for stage, step, steps in told if step == steps] == [
+        "machine tags",
+        *(f"fold {k} of 3" for k in (1, 2, 3)),
+    ]
+
+
+def test_the_first_stage_is_used_again_for_what_it_was_made_from_and_for_nothing_else(tmp_path: Path) -> None:
+    path, state = tmp_path / "machine.safetensors", {"head.bias": torch.arange(3.0)}
+    data = TagData(tuple(MADE_UP), (), (), ())
+    same, other = (Builder(d).machine_identity for d in (data, replace(data, machine=data.machine[1:])))
+    assert same == Builder(data).machine_identity != other
+    assert Builder(data, Recipe(human_weight=5.0)).machine_identity == same  # of the second stage
+    assert Builder(data, Recipe(weak_weight=5.0)).machine_identity != same
+    save_state(path, state, same)
+    assert torch.equal(load_state(path, same)["head.bias"], state["head.bias"])
+    with pytest.raises(MachineStateError, match="other labels than these"):
+        load_state(path, other)
+    path.write_bytes(path.read_bytes()[:20])  # torn by a full disk
+    with pytest.raises(MachineStateError, match="cannot be read"):
+        load_state(path, same)
+
+
+def test_a_loss_that_is_no_number_ends_the_training(windows: SentenceWindows) -> None:
+    network = TacticNetwork(encoder_folder(), rank=4, scale=8.0, adapted_layers=2)
+    with torch.no_grad():
+        network.head.bias[0] = float("nan")
+    with pytest.raises(NoLossError, match="step 1 of 1"):
+        train_stage(network, examples_of(MADE_UP, network, windows), StageConfig(1, 1e-3))
+
+
+def test_what_the_command_cannot_read_or_write_is_told_before_it_trains(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    runner = CliRunner()
+    refused = runner.invoke(app, ["train", "--data", str(tmp_path), "--out", str(tmp_path / "file" / "out")])
+    assert isinstance(refused.exception, OutFolderError)
+    outputs = tmp_path / "mint" / "outputs" / "gold"
+    outputs.mkdir(parents=True)
+    turn = {"conversation_id": "1", "model_response": "One.", "sentence_tactics": [["advice"]]}
+    (outputs / "conversations_tagged.json").write_text(json.dumps([turn]), encoding="utf-8")
+    torn = runner.invoke(app, ["train", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert isinstance(torn.exception, TagDataError) and "conversations_322.json does not exist" in str(torn.exception)
+    (tmp_path / "mint" / "conversations_322.json").write_text('[{"conversation_id"', encoding="utf-8")
+    torn = runner.invoke(app, ["train", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert isinstance(torn.exception, TagDataError) and "is the file cut off?" in str(torn.exception)
 
 
 def test_held_out_conversations_are_in_no_training_data(real_data: Path) -> None:

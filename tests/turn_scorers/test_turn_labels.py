@@ -148,6 +148,7 @@ def test_a_foreign_reply_has_no_items_whatever_it_says(tmp_path: Path) -> None:
 def test_labels_survive_the_file_and_tampered_ones_are_refused(tmp_path: Path) -> None:
     replies = made_labels(tmp_path)
     path = tmp_path / "labels.jsonl"
+    replies[0] = replace(replies[0], reply="Two lines\u2028in one,\x85and more.")  # which are no line's end in JSON
     write_labels(path, replies)
     assert read_labels(path) == replies
     wrong = [*replies[:1], replace(replies[1], label=replies[1].label - 0.5)]

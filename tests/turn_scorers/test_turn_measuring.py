@@ -13,7 +13,9 @@ from chat_server import serving_chat
 from turn_cases import made_labels, write_dialogues
 from typer.testing import CliRunner
 
+from evaluation.files import EvaluationDataError
 from reward_servers.empathy.commands import app
+from reward_servers.turn_scorers import commands
 from reward_servers.turn_scorers.augment import Kind
 from reward_servers.turn_scorers.commands import LabellingError, OptionError
 from reward_servers.turn_scorers.items import Item
@@ -79,6 +81,15 @@ def test_from_dialogues_to_a_verdict_by_the_commands(tmp_path: Path, encoder: st
     assert "Spearman" in said and "published" in said
     found = json.loads((tmp_path / "eval.json").read_text())
     assert set(found["figures"]) == {"baseline", "stm", "mvc"} and found["seeds"]["stm"] == [0, 1]
+    kept = out / "mvc" / "seed-1" / "predictions.npz"
+    before = kept.stat().st_mtime_ns
+    (out / "stm" / "seed-0" / "predictions.npz").write_bytes(b"torn")
+    again = run("eval", out, "--labels", labels, "--json", tmp_path / "again.json", "--resamples", 100)
+    assert "stm/seed-0: 1 of" in again and "mvc/seed-1: 1 of" not in again  # only what is lacking is asked again
+    assert kept.stat().st_mtime_ns == before
+    assert json.loads((tmp_path / "again.json").read_text())["figures"] == found["figures"]
+    run("eval", out, "--labels", labels, "--limit", 2, "--resamples", 100)
+    assert kept.stat().st_mtime_ns > before  # of other replies
     other = tmp_path / "other.jsonl"
     run("label", "--data", data, "--formula-only", "--out", other, "--seed", 5)
     with pytest.raises(TurnScorerError, match="trained with other labels"):
@@ -101,7 +112,7 @@ def test_what_a_model_does_not_answer_readably_is_left_out_and_counted(tmp_path:
 
     with serving_chat(answer, lambda: ["m"]) as url:
         ask = ["label", "--data", data, "--judge", url, "--out", labels]
-        with pytest.raises(LabellingError, match=r"of \d+ replies have no label"):
+        with pytest.raises(LabellingError, match=r"2 of the \d+ replies asked about have no label"):
             run(*ask)
         assert not labels.exists()
         asked = len(calls)
@@ -113,6 +124,43 @@ def test_what_a_model_does_not_answer_readably_is_left_out_and_counted(tmp_path:
     assert {tuple(row["llm"]) for row in rows if row["kind"] != Kind.RANDOM} == {(1, 1, 1, 1, 1)}
     summary = json.loads((tmp_path / "labels.summary.json").read_text())
     assert summary["without_label"] == 2 and "not one JSON object" in next(iter(summary["reasons"]))
+
+
+def test_a_model_that_cannot_do_it_is_given_up_early_and_what_was_asked_is_not_asked_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data, labels = write_dialogues(tmp_path), tmp_path / "labels.jsonl"
+    monkeypatch.setattr(commands, "_TOGETHER", 8)
+    monkeypatch.setattr(commands, "_FEWEST_JUDGED", 8)
+    calls: list[str] = []
+    able = False
+
+    def answer(body: dict[str, Any]) -> dict[str, Any]:
+        calls.append(body["messages"][1]["content"])
+        return {"choices": [{"message": {"role": "assistant", "content": GOOD if able else "Very kind!"}}]}
+
+    with serving_chat(answer, lambda: ["m"]) as url:
+        ask = ["label", "--data", data, "--judge", url, "--out", labels]
+        with pytest.raises(LabellingError, match="8 of the 8 replies asked about have no label"):
+            run(*ask, "--max-missing", 0.9)
+        assert len(calls) == 16  # each of eight once more, and no other
+        able = True
+        said = run(*ask, "--cache", tmp_path / "anew")
+        asked = len(calls)
+        assert f"labelling: {asked - 16} of {asked - 16}" in said  # the parts are shown as one
+        run(*ask, "--cache", tmp_path / "anew")
+        assert len(calls) == asked
+
+
+def test_a_wrong_address_or_model_is_told_before_the_data_is_read(tmp_path: Path) -> None:
+    label = ["label", "--data", tmp_path / "nowhere", "--out", tmp_path / "labels.jsonl"]
+    with pytest.raises(EvaluationDataError, match="not the address of a model"):
+        run(*label, "--judge", "127.0.0.1:8000")
+    with (
+        serving_chat(lambda: {}, lambda: ["one", "two"]) as url,
+        pytest.raises(EvaluationDataError, match="--judge-name"),
+    ):
+        run(*label, "--judge", url)
 
 
 @pytest.mark.parametrize("options", [[], ["--formula-only", "--judge", "http://127.0.0.1:1/v1"]])

@@ -10,13 +10,13 @@ import torch
 from turn_cases import made_labels
 
 from dialogue.conversation import Message
-from reward_servers.failures import ItemFailure
+from reward_servers.failures import ItemFailure, UnfitItemError
 from reward_servers.gateway import _join
 from reward_servers.loading import load_model
 from reward_servers.model_access import Told
 from reward_servers.model_server import ReplyTactics
 from reward_servers.protocol import EmpathyScore, FailureKind, Score, ScoreFailure, ScoreRequest
-from reward_servers.reward_model import RewardModel, RewardModelError
+from reward_servers.reward_model import ReplyTooLongError, RewardModel, RewardModelError
 from reward_servers.service_config import (
     QUALITY,
     QUALITY_LOADER,
@@ -43,8 +43,8 @@ def written(folder: Path, text: str) -> Path:
 
 
 def test_quality_is_configured_by_its_folder_alone(tmp_path: Path) -> None:
-    config = load_service(written(tmp_path, "quality: {folder: runs/mvc, replicas: 2}\n"))
-    assert config.quality == DeploymentConfig(QUALITY_LOADER, "runs/mvc", replicas=2)
+    config = load_service(written(tmp_path, f"quality: {{folder: {tmp_path}/runs/mvc, replicas: 2}}\n"))
+    assert config.quality == DeploymentConfig(QUALITY_LOADER, f"{tmp_path}/runs/mvc", replicas=2)
     assert list(config.models) == ["tactic-tagger", "empathy-scorer", QUALITY]
 
 
@@ -135,7 +135,8 @@ def test_a_long_conversation_loses_its_oldest_exchange_and_a_reply_that_is_too_l
     before = (Message(role="user", content="Hello."), Message(role="assistant", content="Hello to you."))
     longer = ScoreRequest("l", (*before, *REQUEST.history), REQUEST.response)
     assert scorer.quality([longer]) == scorer.quality([REQUEST])
-    with pytest.raises(RewardModelError, match="'r'"):
+    assert issubclass(ReplyTooLongError, UnfitItemError)  # the service tells it as the caller's fault
+    with pytest.raises(ReplyTooLongError, match="'r'"):
         scorer.quality([replace(REQUEST, response=REQUEST.response * 2)])
 
 

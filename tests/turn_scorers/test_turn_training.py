@@ -19,9 +19,17 @@ from reward_servers.turn_scorers.labels import LabelledReply
 from reward_servers.turn_scorers.network import TextViews, TurnNetwork
 from reward_servers.turn_scorers.pretraining import Comment, GoEmotionsError, Pretraining, pretrain, read_comments
 from reward_servers.turn_scorers.recipe import PUBLISHED, Pooling, Recipe, RecipeError, Variant, load_encoder
-from reward_servers.turn_scorers.saved import CARD, ENCODER, HEADS, METRICS, STATE, TurnScorerError
+from reward_servers.turn_scorers.saved import (
+    CARD,
+    ENCODER,
+    HEADS,
+    METRICS,
+    STATE,
+    TrainingDivergedError,
+    TurnScorerError,
+)
 from reward_servers.turn_scorers.scorer import TurnScorer
-from reward_servers.turn_scorers.training import Step, train_scorer
+from reward_servers.turn_scorers.training import Step, check_folders, train_scorer
 
 HISTORY = (Message(role="user", content="The exam is tomorrow."),)
 
@@ -210,6 +218,43 @@ def test_pretraining_writes_an_encoder_that_a_training_takes(
     before, after = (load_file(Path(p) / "model.safetensors") for p in (encoder, tmp_path / "warm"))
     assert not equal(before, after)
     train_scorer(labels, recipe(str(tmp_path / "warm"), epochs=1), tmp_path / "scorer")
+    with pytest.raises(TrainingDivergedError, match="lower the rate"):
+        pretrain(tmp_path, tmp_path / "wild", replace(options, rate=1e30))
     (tmp_path / "train.tsv").write_text("no labels here\n", encoding="utf-8")
     with pytest.raises(GoEmotionsError, match="line 1"):
         pretrain(tmp_path, tmp_path / "again", options)
+
+
+def test_a_killed_pretraining_goes_on_in_its_epoch_and_ends_as_one_that_was_not(encoder: str, tmp_path: Path) -> None:
+    rows = [f"It is day {n} and I am glad\t17\tx{n}" for n in range(12)]
+    for name in ("train.tsv", "dev.tsv"):
+        (tmp_path / name).write_text("\n".join(rows) + "\n", encoding="utf-8")
+    options = Pretraining(encoder=encoder, batch=4, rate=1e-3, epochs=2, max_length=32)
+    pretrain(tmp_path, tmp_path / "whole", options)
+
+    def stop(step: int, steps: int, loss: float) -> None:
+        if step == 5:  # the second of three steps in the second epoch
+            raise StoppedError
+
+    with pytest.raises(StoppedError):
+        pretrain(tmp_path, tmp_path / "killed", options, stop, save_every_s=0.0)
+    with pytest.raises(TurnScorerError, match="other options or comments"):
+        pretrain(tmp_path, tmp_path / "killed", options, limit=8)
+    steps: list[int] = []
+    pretrain(tmp_path, tmp_path / "killed", options, lambda step, *_: steps.append(step))
+    assert steps == [5, 6]
+    assert equal(*(load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed")))
+
+
+def test_a_folder_of_another_training_is_told_before_the_first_of_many(
+    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path
+) -> None:
+    """Nine trainings take hours: what is wrong with the ninth folder is known at once."""
+    train_scorer(labels, recipe(encoder, epochs=1, seed=1), tmp_path / "seed-1")
+    wanted = {tmp_path / f"seed-{seed}": recipe(encoder, epochs=1, seed=seed) for seed in (0, 1)}
+    check_folders(labels, wanted)
+    with pytest.raises(TurnScorerError, match="seed-1 holds a scorer of another recipe"):
+        check_folders(labels, {folder: replace(one, rate=1e-2) for folder, one in wanted.items()})
+    (tmp_path / "file").write_text("", encoding="utf-8")
+    with pytest.raises(TurnScorerError, match="cannot be made"):
+        check_folders(labels, {tmp_path / "file" / "seed-0": recipe(encoder)})
