@@ -22,6 +22,10 @@ R = TypeVar("R")
 _LONGEST_ERROR_BODY = 64 * 1024
 
 
+class ServerUrlError(ValueError):
+    """What was given as the address of reward servers is none."""
+
+
 class HttpTransport:
     """Calls the HTTP routes of `reward_servers.serve` at `url`, for example http://10.0.0.7:8000."""
 
@@ -112,10 +116,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def checked_url(url: str) -> str:
-    """The URL without its closing slash; ValueError when it is not one."""
+    """The URL without its closing slash; ServerUrlError when it is not one."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise ValueError(f"{url!r} is not the address of a reward server; it should look like http://host:8000")
+        raise ServerUrlError(f"{url!r} is not the address of a reward server; it should look like http://host:8000")
     return url.rstrip("/")
 
 

@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from reward_servers.client import RetryPolicy, RewardClient, RewardServerError, check_url
+from reward_servers.http_transport import ServerUrlError
 from reward_servers.protocol import FailureKind, Score, ScoreFailure, ScoreRequest
 from reward_servers.service_config import SCORER, TAGGER
 
@@ -206,7 +207,7 @@ def test_a_server_that_never_answers_is_a_timeout(strange: StrangeServer) -> Non
 
 def test_a_url_that_is_none_is_the_callers_error() -> None:
     for wrong in ("", "localhost:8000", "file:///etc/passwd", "http://"):
-        with pytest.raises(ValueError, match="should look like"):
+        with pytest.raises(ServerUrlError, match="should look like"):
             RewardClient.over_http(wrong)
         with pytest.raises(ValueError, match="should look like"):
             check_url(wrong)
