@@ -182,7 +182,7 @@ with only_run_in(Path({str(tmp_path)!r})):
 """
     holder = subprocess.Popen([sys.executable, "-c", code], cwd=REPO, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
-        assert holder.stdout.readline() == b"held\n"
+        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
         with pytest.raises(ConfigError, match=f"process {holder.pid} on"), only_run_in(tmp_path):
             pass
     finally:
