@@ -8,6 +8,7 @@ from __future__ import annotations
 import atexit
 import gc
 import os
+from typing import Any
 
 
 def prepare_process(*, gpu: bool) -> None:
@@ -24,3 +25,15 @@ def prepare_process(*, gpu: bool) -> None:
         os.environ["TORCH_COMPILE_DISABLE"] = "1"
     atexit.unregister(gc.unfreeze)
     atexit.register(gc.unfreeze)
+
+
+def cache_bytes_per_token(text_config: Any, number_bytes: int) -> int:
+    """Keys and values of one token in all layers.
+
+    Args:
+        text_config: the Hugging Face configuration of a language model of attention layers.
+        number_bytes: 2 for bfloat16, 4 for float32.
+    """
+    head = getattr(text_config, "head_dim", None) or text_config.hidden_size // text_config.num_attention_heads
+    heads = getattr(text_config, "num_key_value_heads", None) or text_config.num_attention_heads
+    return 2 * text_config.num_hidden_layers * heads * head * number_bytes

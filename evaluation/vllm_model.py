@@ -22,7 +22,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar
 
-from dialogue.in_process_vllm import prepare_process
+from dialogue.in_process_vllm import cache_bytes_per_token, prepare_process
 from evaluation.files import EvaluationDataError
 from evaluation.local_model import check_folder, identity_of, prompt_ids, template_options, too_long
 from evaluation.replies import Question, Reply, ReplyFailure, ReplyResult, Sampling
@@ -226,11 +226,7 @@ def _cpu_kv_bytes(config: Any, context: int) -> int:
     """
     import psutil
 
-    text = config.get_text_config()
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    number = 2 if _cpu_dtype() == "bfloat16" else 4
-    token = 2 * text.num_hidden_layers * heads * head * number
+    token = cache_bytes_per_token(config.get_text_config(), 2 if _cpu_dtype() == "bfloat16" else 4)
     wanted = _CPU_SEQUENCES * min(_CPU_TOKENS, context) * token
     return max(min(wanted, int(_CPU_SHARE * psutil.virtual_memory().available)), (context + 64) * token)
 

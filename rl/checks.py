@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dialogue.conversation import Conversation
+from dialogue.in_process_vllm import cache_bytes_per_token
 from dialogue.loaders import STARTER, DataError, load_conversations
 from rl.config import ConfigError, RunConfig, ServersConfig
 
@@ -108,6 +109,10 @@ def _check_targets(config: RunConfig, lm: Any) -> None:
 
 def _check_lengths(config: RunConfig, text: Any) -> None:
     """`text`: the Hugging Face configuration of the language model."""
+    import torch
+
+    from rl.engines.model import compute_dtype
+
     rollout = config.rollout
     context = rollout.max_prompt_tokens + rollout.max_response_tokens
     longest = getattr(text, "max_position_embeddings", None)
@@ -119,23 +124,13 @@ def _check_lengths(config: RunConfig, text: Any) -> None:
         )
     if local_gpus() != 0:
         return  # on GPUs vLLM takes what rollout.gpu_memory_utilization leaves; a cluster is not known yet
-    needed = context * _bytes_per_token(config, text) / 2**30
+    number = compute_dtype(config.model.dtype, torch.device("cpu")).itemsize
+    needed = context * cache_bytes_per_token(text, number) / 2**30
     if needed > rollout.kv_cache_gib:
         raise ConfigError(
             f"rollout.kv_cache_gib={rollout.kv_cache_gib}: the keys and values of one prompt and reply of {context} "
             f"tokens take {needed:.2g} GiB; raise it, or lower rollout.max_prompt_tokens"
         )
-
-
-def _bytes_per_token(config: RunConfig, text: Any) -> int:
-    """Keys and values of one token, in all layers."""
-    import torch
-
-    from rl.engines.model import compute_dtype
-
-    head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    return 2 * text.num_hidden_layers * heads * head * compute_dtype(config.model.dtype, torch.device("cpu")).itemsize
 
 
 def local_gpus() -> int | None:
