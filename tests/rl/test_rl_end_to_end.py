@@ -17,6 +17,7 @@ import pytest
 from page_browser import open_browser
 from real_report import check_report
 
+from dialogue.loaders import STARTER
 from rl.tracking import read_lines
 
 REPO = Path(__file__).resolve().parents[2]
@@ -30,6 +31,14 @@ SMALL = (
 )
 
 
+def some_talks(folder: Path) -> Path:
+    """Twelve of the starter conversations, two exchanges of each: less to tag and to probe than all of them."""
+    path = folder / "talks.jsonl"
+    talks = [json.loads(line) for line in STARTER.read_text(encoding="utf-8").splitlines()[:12]]
+    path.write_text("".join(json.dumps({**talk, "turns": talk["turns"][:4]}) + "\n" for talk in talks))
+    return path
+
+
 def command(folder: Path, tiny_model: Path, *overrides: str) -> list[str]:
     return [
         sys.executable,
@@ -39,6 +48,7 @@ def command(folder: Path, tiny_model: Path, *overrides: str) -> list[str]:
         "tiny",
         f"output_dir={folder}",
         f"model.path={tiny_model}",
+        f"data.path={some_talks(folder)}",
         *SMALL,
         *overrides,
     ]

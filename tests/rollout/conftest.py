@@ -18,7 +18,7 @@ from rl.rollout import RolloutPool
 from rl.types import Prompt
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="package")
 def ray_cluster() -> Iterator[None]:
     with ray_session(parallel_actors=8):
         yield

@@ -97,6 +97,7 @@ def test_other_decoders_keep_sequences_apart_too_and_one_that_does_not_is_refuse
         check_packing(model)
 
 
+@pytest.mark.slow
 def test_the_benchmark_compares_the_three_ways(run_of: RunOf) -> None:
     from benchmarks.sft_packing import compete
 
