@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
+import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -11,10 +13,15 @@ from pathlib import Path
 
 from rl.config import ConfigError
 
+_NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)  # of file systems that know none, as some of clusters
+_log = logging.getLogger(__name__)
+
 
 @contextmanager
 def only_run_in(folder: Path) -> Iterator[None]:
     """Hold the folder's lock inside the `with`; the folder is made if it is not there.
+
+    Where the file system knows no locks a warning says so, and the run goes on without.
 
     Raises:
         ConfigError: another process holds it.
@@ -29,6 +36,10 @@ def only_run_in(folder: Path) -> Iterator[None]:
             raise ConfigError(
                 f"{folder} is being trained by {holder}: wait for its end, stop it, or choose another name="
             ) from error
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            _log.warning("%s: no locks on this file system; see to it that no other run writes there", folder)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -13,6 +15,7 @@ import pytest
 from rl.checkpoint import RunFolder, TrainState
 from rl.config import ConfigError, RunConfig, ServersConfig
 from rl.run_lock import only_run_in
+from rl.threads import share_of_cores
 from rl.tracking import RunLog, read_lines, validate_trackers
 
 REPO = Path(__file__).resolve().parents[2]
@@ -176,6 +179,7 @@ def test_the_lock_of_a_killed_process_is_free(tmp_path):
     code = f"""
 from pathlib import Path
 from rl.run_lock import only_run_in
+from rl.threads import share_of_cores
 with only_run_in(Path({str(tmp_path)!r})):
     print("held", flush=True)
     input()
@@ -190,3 +194,20 @@ with only_run_in(Path({str(tmp_path)!r})):
         holder.wait(30)
     with only_run_in(tmp_path):
         pass
+
+
+def test_a_file_system_without_locks_is_told_and_does_not_stop_a_run(tmp_path, monkeypatch, caplog):
+    def refuse(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr("rl.run_lock.fcntl.flock", refuse)
+    with only_run_in(tmp_path):
+        assert "no locks on this file system" in caplog.text
+
+
+def test_threads_are_a_share_of_the_cores_or_what_the_variable_says(monkeypatch):
+    monkeypatch.delenv("RAPPORT_THREADS", raising=False)
+    cores = len(os.sched_getaffinity(0))
+    assert [share_of_cores(n) for n in (1, cores, 2 * cores)] == [cores, 1, 1]
+    monkeypatch.setenv("RAPPORT_THREADS", "3")
+    assert share_of_cores(2) == 3

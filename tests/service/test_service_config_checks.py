@@ -11,7 +11,7 @@ import pytest
 
 from reward_servers.client import RetryPolicy
 from reward_servers.encoder import EncoderNotFoundError, encoder_folder
-from reward_servers.failures import RewardServerError, root_cause
+from reward_servers.failures import RewardServerError, gateway_timeout_s, root_cause
 from reward_servers.lora_tagger.folder import LoraTaggerFolderError
 from reward_servers.serve import build_application, cpus_needed
 from reward_servers.service_config import (
@@ -146,3 +146,11 @@ def test_an_error_survives_its_way_between_processes() -> None:
 
     error = pickle.loads(pickle.dumps(RewardServerError(FailureKind.OVERLOADED, "full", "gateway")))
     assert (error.kind, str(error)) == (FailureKind.OVERLOADED, "gateway: full (overloaded)")
+
+
+@pytest.mark.parametrize(("timeout_s", "gateway_s"), [(60, 54), (10, 9), (5, 4), (2, 1), (0.5, 0.25)])
+def test_of_a_time_out_a_tenth_and_at_least_a_second_is_left_for_the_way_back(
+    timeout_s: float, gateway_s: float
+) -> None:
+    """Or half of it, where a second is more than that."""
+    assert gateway_timeout_s(timeout_s) == pytest.approx(gateway_s)
