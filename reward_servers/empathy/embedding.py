@@ -41,7 +41,8 @@ class TextEmbedder:
         return self._remembered[text]
 
     def _compute(self, text: str) -> Tensor:
-        ids = self._tokenizer(text, add_special_tokens=False, truncation=False, verbose=False)["input_ids"]
+        typed = {"add_special_tokens": False, "split_special_tokens": True}  # a "[SEP]" that somebody typed is text
+        ids = self._tokenizer(text, truncation=False, verbose=False, **typed)["input_ids"]
         if not ids:
             return torch.zeros(REPLY_PARTS * HIDDEN)
         if len(ids) > _MAX_TOKENS:

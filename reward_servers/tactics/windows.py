@@ -34,6 +34,7 @@ class SentenceWindows:
         self._tokenizer = Tokenizer.from_file(str(encoder_folder / "tokenizer.json"))
         self._tokenizer.no_truncation()
         self._tokenizer.no_padding()
+        self._tokenizer.encode_special_tokens = True  # a "[SEP]" that somebody typed is text
         self._cls, self._sep, self._unknown = (
             self._tokenizer.token_to_id(token) for token in ("[CLS]", "[SEP]", "[UNK]")
         )

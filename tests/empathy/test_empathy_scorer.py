@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from dialogue.conversation import Message
+from reward_servers.empathy.embedding import TextEmbedder
 from reward_servers.empathy.network import WORST, compose
 from reward_servers.empathy.probes import ProbeKind, build_probes
 from reward_servers.empathy.scorer import WEIGHTS, EmpathyScorer, ScorerWeightsError
@@ -85,6 +86,11 @@ def test_any_text_is_scored_between_one_and_five(scorer: EmpathyScorer, text: st
     (score,) = scorer.score([ScoreRequest("odd", history(CASES[0][0]), text)])
     assert len(score.dimensions) == len(Dimension)
     assert all(1 <= value <= 5 for value in score.dimensions)
+
+
+def test_a_control_token_that_somebody_typed_is_text():
+    embedder = TextEmbedder()
+    assert torch.equal(embedder.embed("Well [SEP] no."), embedder.embed("Well [ SEP ] no."))
 
 
 def test_emoji_and_emphasis_earn_nothing(scorer: EmpathyScorer):

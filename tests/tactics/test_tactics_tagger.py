@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from dialogue.tactics import TACTICS, Tactic
+from reward_servers.encoder import encoder_folder
 from reward_servers.tactics.encoder_tagger import EncoderTagger
 from reward_servers.tactics.shipping import CONFIG_FILE, SHIPPED_FOLDER, WEIGHTS_FILE, TaggerWeightsError
 from reward_servers.tactics.windows import WINDOW_TOKENS, SentenceWindows, readable
@@ -45,6 +46,12 @@ def test_probabilities_are_bitwise_independent_of_the_batch(tagger: EncoderTagge
         together = tagger.tag([REPLIES[i] for i in order])
         for position, i in enumerate(order):
             assert torch.equal(torch.from_numpy(together[position]), torch.from_numpy(alone[i]))
+
+
+def test_a_control_token_that_somebody_typed_is_text() -> None:
+    windows = SentenceWindows(encoder_folder())
+    (typed,), (spaced,) = windows.of_reply(["Well [SEP] no."]), windows.of_reply(["Well [ SEP ] no."])
+    assert typed == spaced and typed.token_ids.count(typed.token_ids[-1]) == 1
 
 
 def test_two_loads_agree_bitwise(tagger: EncoderTagger) -> None:
@@ -103,8 +110,6 @@ def test_weights_of_another_encoder_are_refused(tmp_path: Path) -> None:
 
 
 def test_windows_hold_every_sentence_once_in_order() -> None:
-    from reward_servers.encoder import encoder_folder
-
     windows = SentenceWindows(encoder_folder())
     sentences = [f"number {i} stands here with a few more words" for i in range(100)]
     cut = windows.of_reply(sentences)
