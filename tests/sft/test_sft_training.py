@@ -10,10 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from typer.testing import CliRunner
 
 from dialogue.conversation import Conversation, Role, Turn
+from rl.run_lock import only_run_in
 from sft import loop
 from sft.checkpoint import CheckpointError, RunFolder
+from sft.commands import app
 from sft.config import ConfigError, Decay, DevConfig
 from sft.corpus import dev_rows
 from sft.dev import DevResult, Stopper
@@ -253,6 +256,15 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_the_weights_are_touch
     with pytest.raises(TrainingError, match="step 1: the gradient is nan"):
         trainer.update()
     assert all(torch.equal(old, new) for old, new in zip(before, (first, *others), strict=True))
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(run_of: RunOf) -> None:
+    folder = run_of().folder
+    folder.prepare()
+    with only_run_in(folder.path):
+        done = CliRunner().invoke(app, ["train", str(folder.path / "config.yaml")])
+    assert isinstance(done.exception, ConfigError) and "is being trained by process" in str(done.exception)
+    assert not (folder.path / "metrics.jsonl").exists()
 
 
 def test_a_loss_that_nothing_feeds_is_refused(run_of: RunOf) -> None:

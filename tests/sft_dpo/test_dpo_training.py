@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.loaders import DataError
 from rl.models import ModelError
+from rl.run_lock import only_run_in
 from sft.commands import app
 from sft.config import ConfigError
 from sft.dpo.preparing import PreparedDpo
@@ -208,3 +209,12 @@ def test_a_dry_run_prints_the_plan_and_writes_nothing(tuned: Path, pairs_file: P
     assert "system: Be kind." in done.output and "reference: a copy of" in done.output
     assert not (tmp_path / "runs").exists()
     assert json.loads(pairs_file.read_text().splitlines()[0])["safety_violation"] is True
+
+
+def test_a_folder_that_another_process_trains_in_is_left_alone(tuned: Path, pairs_file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "second"
+    call = ["dpo", str(tuned), "--pairs", str(pairs_file), f"output_dir={tmp_path / 'runs'}", "name=second"]
+    with only_run_in(folder):
+        done = CliRunner().invoke(app, call)
+    assert isinstance(done.exception, ConfigError) and "is being trained by process" in str(done.exception)
+    assert not (folder / "metrics.jsonl").exists()
