@@ -223,15 +223,21 @@ def ablate(
         str, typer.Option("--seeds", help="Whole numbers with commas; each variant runs once for each.")
     ] = "0,1,2",
     split: Annotated[str, typer.Option("--split", help="What runs are measured on: valid or test.")] = "valid",
+    of_each: Annotated[
+        int | None,
+        typer.Option("--of-each", min=1, help="Measure on so many sequences of each source; else data.max_dev in all."),
+    ] = None,
     dry_run: DryRun = False,
 ) -> None:
     """Train the full recipe and variants without a loss (emotion, strategy, safety, all but LM), and compare them.
 
     Every variant makes the same number of updates, in a run folder of its own below runs/<name>-ablation/. Started
     again, finished runs are not repeated. Writes ablation.md, ablation.json and ablation.png there, with the majority
-    class and a linear probe on the base's states beside the heads.
+    class and a linear probe on the base's states beside the heads. Where GoEmotions is among the data the emotion head
+    is measured on it alone, and the strategy head on ESConv.
 
     rapport sft ablate quickstart --seeds 0,1,2
+    rapport sft ablate quickstart data.folder=DATA steps=100 --split test --of-each 400
     """
     from sft.ablation.variants import parse_seeds
     from sft.config_loading import load_config
@@ -242,7 +248,7 @@ def ablate(
         raise typer.BadParameter(f"{split!r}: expected valid or test", param_hint="--split")
     from sft.ablation.running import prepare_ablation, run_ablation
 
-    ablation = prepare_ablation(config, numbers, Split(split))
+    ablation = prepare_ablation(config, numbers, Split(split), of_each)
     typer.echo(ablation.describe())
     if not dry_run:
         typer.echo(f"table {run_ablation(ablation, typer.echo)}")

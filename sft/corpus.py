@@ -137,8 +137,17 @@ def dev_rows(corpus: Corpus, limit: int) -> list[TokenSequence]:
     rows: list[TokenSequence] = []
     for several in corpus.sequences.values():
         wanted = len(several) if not limit or limit >= total else max(1, limit * len(several) // total)
-        rows.extend(several[number * len(several) // wanted] for number in range(wanted))
+        rows.extend(_spread(several, wanted))
     return rows
+
+
+def rows_of_each(corpus: Corpus, limit: int) -> list[TokenSequence]:
+    """At most `limit` sequences of each source, evenly spread over it."""
+    return [row for several in corpus.sequences.values() for row in _spread(several, min(limit, len(several)))]
+
+
+def _spread(several: Sequence[TokenSequence], wanted: int) -> list[TokenSequence]:
+    return [several[number * len(several) // wanted] for number in range(wanted)]
 
 
 def _for_losses(example: Example, config: SftConfig) -> Example | None:

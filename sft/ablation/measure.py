@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from sft.batching import collate
 from sft.corpus import Corpus
 from sft.emotions import EMOTION_CLASSES, emotion_target
-from sft.examples import Loss
+from sft.examples import Loss, Source
 from sft.model import SftModel
 from sft.strategies import STRATEGIES
 from sft.tokens import TokenSequence
 from sft.vocabulary import token_nll
 
+MEASURED_ON = {Loss.EMOTION: Source.GOEMOTIONS, Loss.STRATEGY: Source.ESCONV}
 CLASSES = {Loss.EMOTION: EMOTION_CLASSES, Loss.STRATEGY: len(STRATEGIES)}
 
 
@@ -72,6 +73,18 @@ def measure(model: SftModel, rows: Sequence[TokenSequence], batch_size: int, pad
                 labels[loss] += list(as_indicators(batch.spots[loss].targets.cpu(), CLASSES[loss]))
     scores = head_scores({loss: (guesses[loss], np.array(labels[loss])) for loss in guesses if labels[loss]})
     return Measures(lm_loss=nll / tokens if tokens else None, **scores)
+
+
+def read_where_labelled(rows: Sequence[TokenSequence]) -> list[TokenSequence]:
+    """The sequences with each head read on its own corpus alone, where that is among them.
+
+    GoEmotions has feelings for every text and ESConv a strategy for every turn, given by people who read it. What
+    EmpatheticDialogues has is one feeling for a whole conversation, mapped: to learn from, not to be measured by.
+    """
+    there = {row.source for row in rows}
+    own = {loss: source for loss, source in MEASURED_ON.items() if source in there}
+    kept = [replace(row, losses=row.losses - {loss for loss in own if own[loss] is not row.source}) for row in rows]
+    return [row for row in kept if row.losses]
 
 
 def majority(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]) -> Measures:

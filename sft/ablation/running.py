@@ -6,7 +6,8 @@
         ablation.md  ablation.json  ablation.png
 
 Resumable: a finished run is read from its measures.json, an interrupted one goes on from its checkpoint. The table is
-written after every run, the plot at the end.
+written after every run, the plot at the end. Seeds may be run side by side, each with a command of its own; a last
+command that names all of them finds every run finished and writes the table of all.
 """
 
 from __future__ import annotations
@@ -20,14 +21,15 @@ from pathlib import Path
 from typing import Any
 
 from rl.files import write_atomically
-from sft.ablation.measure import Measures, as_rows, majority, measure
+from rl.run_lock import only_run_in
+from sft.ablation.measure import Measures, as_rows, majority, measure, read_where_labelled
 from sft.ablation.probe import linear_probe
 from sft.ablation.table import Baselines, as_json, as_markdown, draw
 from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
 from sft.base import pick_device
 from sft.checkpoint import RunFolder
 from sft.config import SftConfig
-from sft.corpus import dev_rows, read_examples, tokenise
+from sft.corpus import dev_rows, read_examples, rows_of_each, tokenise
 from sft.examples import Loss, Split
 from sft.model import build_model
 from sft.preparing import Prepared, prepare
@@ -82,12 +84,15 @@ class Ablation:
         return f"{count} runs of {self.steps} steps: {names}; seeds {seeds}\nmeasured on {rows}, in {self.folder}"
 
 
-def prepare_ablation(config: SftConfig, seeds: Sequence[int], split: Split = Split.VALID) -> Ablation:
+def prepare_ablation(
+    config: SftConfig, seeds: Sequence[int], split: Split = Split.VALID, of_each: int | None = None
+) -> Ablation:
     """Read and check everything that the runs will need; no weights, nothing is written.
 
     Args:
         split: of the sequences on which runs are measured. The best step of a run is chosen by its dev loss, on
             `valid`; `test` is free of that choice where the sources have one.
+        of_each: at most so many sequences of each source are measured; None for `data.max_dev` of all together.
 
     Raises:
         ConfigError: nothing can be left out, or a run folder holds a run of another configuration.
@@ -95,7 +100,9 @@ def prepare_ablation(config: SftConfig, seeds: Sequence[int], split: Split = Spl
     """
     prepared = {variant: prepare(of_variant(config, variant)) for variant in variants_of(config)}
     full = prepared[Variant.FULL]
-    rows = dev_rows(tokenise(read_examples(config, split), full.chat), config.data.max_dev)
+    corpus = tokenise(read_examples(config, split), full.chat)
+    chosen = dev_rows(corpus, config.data.max_dev) if of_each is None else rows_of_each(corpus, of_each)
+    rows = read_where_labelled(chosen)
     heads = [loss for loss in (Loss.EMOTION, Loss.STRATEGY) if config.losses.of(loss)]
     baseline = majority(full.corpus, rows, heads)
     ablation = Ablation(config, tuple(seeds), split, prepared, rows, baseline)
@@ -111,7 +118,8 @@ def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path
         The Markdown file.
 
     Raises:
-        What `sft.training.train` raises.
+        ConfigError: another process trains one of the runs.
+        Others: what `sft.training.train` raises.
     """
     baselines = {"majority class": ablation.baseline, **_probe(ablation, say)}
     results: dict[tuple[Variant, int], Measures] = {}
@@ -145,7 +153,8 @@ def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures
 
 def _make(prepared: Prepared, ablation: Ablation) -> Measures:
     """Train, measure the best model, and note it."""
-    result = train(prepared)
+    with only_run_in(prepared.folder.path):
+        result = train(prepared)
     model = load_model(result.folder / "best").model
     size, chunk = prepared.config.optimizer.batch, prepared.config.vocabulary_chunk
     found = measure(model, ablation.rows, size, prepared.pad_id, chunk)
@@ -172,15 +181,13 @@ def _fingerprint(ablation: Ablation) -> str:
     """Of the sequences and labels that runs are measured on."""
     found = sha256()
     for row in ablation.rows:
-        found.update(repr((row.ids, row.replies, row.emotions, row.strategies)).encode())
+        found.update(repr((row.ids, row.replies, row.emotions, row.strategies, sorted(row.losses))).encode())
     return found.hexdigest()
 
 
 def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures], baselines: Baselines) -> None:
     config = ablation.config
-    turns = " and ".join(
-        f"{len(as_rows(loss, ablation.rows))} turns with {loss.value} labels" for loss in (Loss.EMOTION, Loss.STRATEGY)
-    )
+    turns = " and ".join(_labelled(loss, ablation.rows) for loss in (Loss.EMOTION, Loss.STRATEGY))
     note = (
         f"{len(results)} of {len(ablation.prepared) * len(ablation.seeds)} runs of `{config.model.path}`, "
         f"{ablation.steps} steps of {config.optimizer.batch} x {config.optimizer.accumulation} sequences each; the "
@@ -192,3 +199,8 @@ def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures], bas
     write_atomically(ablation.folder / "ablation.md", text)
     record = as_json(results, baselines)
     write_atomically(ablation.folder / "ablation.json", json.dumps(record, indent=1))
+
+
+def _labelled(loss: Loss, rows: Sequence[TokenSequence]) -> str:
+    sources = sorted({row.source.value for row in rows if loss in row.losses})
+    return f"{len(as_rows(loss, rows))} turns with {loss.value} labels ({', '.join(sources) or 'no source'})"

@@ -5,21 +5,24 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from typer.testing import CliRunner
 
+from rl.run_lock import only_run_in
 from sft.ablation import running
-from sft.ablation.measure import Measures, macro_f1, measure
+from sft.ablation.measure import Measures, macro_f1, measure, read_where_labelled
 from sft.ablation.running import prepare_ablation, run_ablation
 from sft.ablation.table import as_json, as_markdown, draw, spread
 from sft.ablation.variants import Variant, parse_seeds, variants_of
 from sft.commands import app
 from sft.config import ConfigError, SftConfig
-from sft.examples import Loss
+from sft.examples import Loss, Source
 from sft.saved import load_model
+from sft.tokens import TokenSequence
 from sft.tracking import read_metrics
 from sft.training import Trainer
 
@@ -56,6 +59,14 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     said.clear()
     assert run_ablation(prepare_ablation(config, (0,)), said.append).read_bytes() == before
     assert all(line.endswith("finished before") for line in said)
+
+
+def test_a_run_that_another_process_trains_is_not_touched(ablation_config: ConfigOf) -> None:
+    ablation = prepare_ablation(ablation_config(), (0,))
+    folder = ablation.run_of(Variant.FULL, 0).folder.path
+    with only_run_in(folder), pytest.raises(ConfigError, match=r"full-seed0 is being trained by process \d+"):
+        run_ablation(ablation)
+    assert not (folder / "metrics.jsonl").exists()
 
 
 def test_an_interrupted_ablation_goes_on(ablation_config: ConfigOf, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -95,6 +106,23 @@ def test_a_measure_is_the_dev_loss_and_accuracy_of_the_run(ablation_config: Conf
     assert found.lm_loss == pytest.approx(dev["dev/lm"], rel=1e-5)
     assert found.emotion_accuracy == pytest.approx(dev["dev/emotion_accuracy"])
     assert found.strategy_accuracy == pytest.approx(dev["dev/strategy_accuracy"])
+
+
+def test_each_head_is_measured_on_its_own_corpus_where_that_is_there() -> None:
+    def row(source: Source, *losses: Loss) -> TokenSequence:
+        return TokenSequence(source.value, source, frozenset(losses), (), (1,))
+
+    go, es = row(Source.GOEMOTIONS, Loss.EMOTION), row(Source.ESCONV, Loss.STRATEGY, Loss.LM)
+    ed, own = row(Source.EMPATHETIC_DIALOGUES, Loss.LM, Loss.EMOTION), row(Source.OWN, Loss.STRATEGY)
+    assert read_where_labelled([ed, own]) == [ed, own]
+    found = read_where_labelled([go, es, ed, own])
+    assert found == [go, es, replace(ed, losses=frozenset({Loss.LM}))]  # nothing of `own` is left to read
+
+
+def test_so_many_sequences_of_each_source(ablation_config: ConfigOf) -> None:
+    config = ablation_config("losses.safety=0")
+    every = prepare_ablation(config, (0,), of_each=999).rows
+    assert [len(prepare_ablation(config, (0,), of_each=n).rows) for n in (1, len(every))] == [1, len(every)]
 
 
 def test_what_is_off_already_is_no_variant(ablation_config: ConfigOf) -> None:
