@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dialogue.in_process_vllm import prepare_process
 from dialogue.thinking import strip_thinking
+from rl.allocator import keep_freed_memory
 from rl.config import AdapterUse, LoraConfig, RunConfig
 from rl.threads import share_of_cores
 from rl.types import Rollout, StopReason
@@ -93,6 +94,7 @@ class RolloutWorker:
 
         if not gpu:
             torch.set_num_threads(share_of_cores(neighbours))
+            keep_freed_memory()
         self._model_path = model_path
         self._merges = merges_adapter(config, gpu)
         self._llm = _load_engine(config, model_path, gpu)

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import torch
 
+from rl.allocator import keep_freed_memory
 from sft.batching import LengthGroups
 from sft.checkpoint import CheckpointError, RunFolder
 from sft.config import DevConfig, OptimizerConfig, SftConfig
@@ -68,6 +69,8 @@ class Stepper(ABC):
     groups: LengthGroups
 
     def __init__(self, model: SftModel, description: SftConfig, plan: Plan) -> None:
+        if model.device.type == "cpu":
+            keep_freed_memory()
         self.model = model
         self.description = description
         self.plan = plan
