@@ -26,18 +26,11 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
+from rl.allocator import HUGE_PAGES
 from rl.config import RunConfig
 from rl.engines.place import Place
 from rl.types import TrainGroup
 
-# For a process that trains on CPU, read once when it starts. A step frees gigabytes and asks for them again; glibc
-# gave them back to the kernel in between, and page faults were about a quarter of the processor time.
-KEEP_MEMORY = {
-    "MALLOC_MMAP_MAX_": "0",  # large blocks come from the heap as well
-    "MALLOC_TRIM_THRESHOLD_": str(16 * 2**30),  # and stay in it
-    "MALLOC_TOP_PAD_": str(256 * 2**20),
-    "THP_MEM_ALLOC_ENABLE": "1",  # PyTorch asks for huge pages
-}
 GRACE_S = 5.0  # after a first failure: time for the other ranks to report theirs, so that the root cause is found
 
 
@@ -94,7 +87,7 @@ def training_resources(gpu_share: float) -> dict[str, Any]:
     """Ray options of a process that trains: a GPU where the cluster has any, else memory settings for CPU."""
     if ray.cluster_resources().get("GPU", 0):
         return {"num_cpus": 1, "num_gpus": gpu_share}
-    return {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_MEMORY}}
+    return {"num_cpus": 1, "runtime_env": {"env_vars": HUGE_PAGES}}
 
 
 class LearnerGroup:

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from dialogue.tactics import DEFINITIONS
+from rl.allocator import return_freed_memory
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -236,6 +237,7 @@ def _build_once(name: str, build: Callable[[Path], None]) -> Path:
         ) from error
     try:
         build(partial)
+        return_freed_memory()
         partial.chmod(0o755)
         try:
             partial.rename(target)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from dialogue.in_process_vllm import prepare_process
 from dialogue.thinking import strip_thinking
-from rl.allocator import keep_freed_memory
+from rl.allocator import keep_freed_memory, return_freed_memory
 from rl.config import AdapterUse, LoraConfig, RunConfig
 from rl.threads import share_of_cores
 from rl.types import Rollout, StopReason
@@ -121,6 +121,7 @@ class RolloutWorker:
             self._load_adapter(buckets, update.lora, update.version)
         self._llm.reset_prefix_cache()
         self._version = update.version
+        return_freed_memory()
         size = sum(bucket.data.nbytes for bucket in buckets)
         return {"fetch_s": fetched - started, "load_s": time.monotonic() - fetched, "bytes": float(size)}
 
@@ -146,6 +147,7 @@ class RolloutWorker:
         finally:
             if waiting:  # an error, or the driver no longer listens
                 self._engine.abort_request(list(waiting))
+            return_freed_memory()
 
     def _submit(self, ask: Ask, sampling: Sampling) -> str:
         from vllm import TokensPrompt

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from rl.allocator import keep_freed_memory
+from rl.allocator import keep_freed_memory, return_freed_memory
 from rl.batching import MicroBatch, ReplyKey, collate, plan
 from rl.config import EngineName, RunConfig
 from rl.engines.base import Engine, EngineSpec
@@ -78,6 +78,7 @@ class RankWorker:
             for part in range(parts):
                 updates.append(self._update(groups[part::parts], minibatches[part], olds[part], temperature))
         metrics = {name: _combine(name, [update[name] for update in updates]) for name in updates[0]}
+        return_freed_memory()
         metrics["seconds"] = time.perf_counter() - started
         return metrics
 
