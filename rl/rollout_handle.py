@@ -14,7 +14,6 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from rl.allocator import HUGE_PAGES
 from rl.config import RolloutConfig, RunConfig
 from rl.rollout_worker import Answer, Ask, EngineError, RolloutWorker, Sampling
 
@@ -26,7 +25,7 @@ START_TIMEOUT_S = 1200.0  # placement, imports and loading the model; `rollout.t
 # Milliseconds that an idle OpenMP thread of Intel's runtime spins: the learner wants its core. GNU's does by itself.
 # Never 0, nor OMP_WAIT_POLICY=PASSIVE: decoding enters thousands of short parallel regions a second, and waking a
 # sleeping thread for each took a third of the tokens per second (benchmarks/generation.py).
-CPU_ENVIRONMENT = {"KMP_BLOCKTIME": "1", **HUGE_PAGES}
+CPU_ENVIRONMENT = {"KMP_BLOCKTIME": "1"}
 
 
 class RolloutError(RuntimeError):

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Any
 
 from dialogue.in_process_vllm import prepare_process
 from dialogue.thinking import strip_thinking
-from rl.allocator import keep_freed_memory, return_freed_memory
 from rl.config import AdapterUse, LoraConfig, RunConfig
 from rl.threads import share_of_cores
 from rl.types import Rollout, StopReason
@@ -94,7 +93,6 @@ class RolloutWorker:
 
         if not gpu:
             torch.set_num_threads(share_of_cores(neighbours))
-            keep_freed_memory()
         self._model_path = model_path
         self._merges = merges_adapter(config, gpu)
         self._llm = _load_engine(config, model_path, gpu)
@@ -121,7 +119,6 @@ class RolloutWorker:
             self._load_adapter(buckets, update.lora, update.version)
         self._llm.reset_prefix_cache()
         self._version = update.version
-        return_freed_memory()
         size = sum(bucket.data.nbytes for bucket in buckets)
         return {"fetch_s": fetched - started, "load_s": time.monotonic() - fetched, "bytes": float(size)}
 
@@ -147,7 +144,6 @@ class RolloutWorker:
         finally:
             if waiting:  # an error, or the driver no longer listens
                 self._engine.abort_request(list(waiting))
-            return_freed_memory()
 
     def _submit(self, ask: Ask, sampling: Sampling) -> str:
         from vllm import TokensPrompt

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
-from rl.allocator import keep_freed_memory, return_freed_memory
+from rl.allocator import return_freed_memory
 from rl.batching import MicroBatch, ReplyKey, collate, plan
 from rl.config import EngineName, RunConfig
 from rl.engines.base import Engine, EngineSpec
@@ -41,8 +41,6 @@ class RankWorker:
         be_quiet()
         torch.set_num_threads(share_of_cores(place.neighbours))
         self.device = torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
-        if self.device.type == "cpu":
-            keep_freed_memory()
         _join(place, self.device, config.learner.timeout_s)
         seed_everything(config.seed)  # every rank builds the same adapter
         self.engine = create_engine(
@@ -78,7 +76,6 @@ class RankWorker:
             for part in range(parts):
                 updates.append(self._update(groups[part::parts], minibatches[part], olds[part], temperature))
         metrics = {name: _combine(name, [update[name] for update in updates]) for name in updates[0]}
-        return_freed_memory()
         metrics["seconds"] = time.perf_counter() - started
         return metrics
 
@@ -97,6 +94,7 @@ class RankWorker:
         return self.engine.weights()
 
     def save(self, folder: Path) -> None:
+        return_freed_memory()  # copies of the weights come on top of it
         folder.mkdir(parents=True, exist_ok=True)
         self.engine.save(folder)
         torch.save(_rng_state(self.device), folder / f"rng-{self.place.rank}.pt")
