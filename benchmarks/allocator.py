@@ -2,16 +2,15 @@
 
     python -m benchmarks.allocator --repeats 5
 
-Four processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees, one
-that gives it back after every step, and one with the environment of the learner's processes. Prints the median step of
-each, the pages that it maps anew, what the process holds after it, and the ratios.
+Three processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees, as
+learners do, and one that gives it back after every step. Prints the median step of each, the pages that it maps anew,
+what the process holds after it, and the ratios.
 """
 
 from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
 import resource
 import statistics
 import time
@@ -23,7 +22,7 @@ import psutil
 import torch
 
 from benchmarks.learner_step import SHAPES, PlainLoop, groups_of
-from rl.allocator import KEEP_FREED_MEMORY, keep_freed_memory, return_freed_memory
+from rl.allocator import keep_freed_memory, return_freed_memory
 from rl.batching import collate, plan
 from rl.config import Dtype, LoraConfig, ModelConfig
 from rl.models import resolve_model
@@ -35,7 +34,6 @@ class Way(StrEnum):
     PLAIN = "as the C library is"
     KEEPS = "keeps what it frees"
     RETURNS = "keeps it during a step only"
-    LEARNER = "environment of learners"
 
 
 class Measured(NamedTuple):
@@ -46,7 +44,7 @@ class Measured(NamedTuple):
 
 def steps(turns: Connection, way: Way, model: str) -> None:
     """In a process of its own: after every message one step, answered with what it took."""
-    if way in (Way.KEEPS, Way.RETURNS) and not keep_freed_memory():
+    if way is not Way.PLAIN and not keep_freed_memory():
         raise SystemExit("the allocator of this C library cannot be told to keep memory")
     loop = PlainLoop(resolve_model(model), ModelConfig(dtype=Dtype.float32, lora=LoraConfig(rank=32)), torch.float32)
     batches = [collate(rows) for rows in plan(groups_of(SHAPES["quickstart"])[:2], 1, 1024)[0]]
@@ -71,11 +69,7 @@ def start(way: Way, model: str) -> Connection:
     """A process that computes in this way and waits for its first turn."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
-    if way is Way.LEARNER:
-        os.environ.update(KEEP_FREED_MEMORY)
     context.Process(target=steps, args=(theirs, way, model), daemon=True).start()
-    for name in KEEP_FREED_MEMORY:
-        os.environ.pop(name, None)
     answer(ours)
     return ours
 
