@@ -7,13 +7,13 @@ mixtures, sharding. One process, deterministic for a seed.
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rl.config import RunConfig
+from rl.threads import share_of_cores
 
 if TYPE_CHECKING:
     import torch
@@ -95,7 +95,7 @@ def fine_tune(
     from rl.engines.worker import be_quiet, seed_everything
 
     be_quiet()
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    torch.set_num_threads(share_of_cores(1))
     seed_everything(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device.type == "cpu":
