@@ -2,8 +2,8 @@
 
     python -m benchmarks.allocator --repeats 5
 
-Three processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees, as
-learners do, and one that gives it back after every step. Prints the median step of each, the pages that it maps anew,
+Three processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees, and
+one that gives it back after every step. Prints the median step of each, the pages that it maps anew,
 what the process holds after it, and the ratios.
 """
 

@@ -26,6 +26,7 @@ import ray
 from ray.actor import ActorHandle
 from ray.exceptions import RayActorError, RayTaskError
 
+from rl.allocator import KEEP_FREED_MEMORY
 from rl.config import RunConfig
 from rl.engines.place import Place
 from rl.types import TrainGroup
@@ -83,8 +84,10 @@ class LearnerRank:
 
 
 def training_resources(gpu_share: float) -> dict[str, Any]:
-    """Ray options of a process that trains: a GPU where the cluster has any."""
-    return {"num_cpus": 1, "num_gpus": gpu_share if ray.cluster_resources().get("GPU", 0) else 0}
+    """Ray options of a process that trains: a GPU where the cluster has any, else memory settings for CPU."""
+    if ray.cluster_resources().get("GPU", 0):
+        return {"num_cpus": 1, "num_gpus": gpu_share}
+    return {"num_cpus": 1, "runtime_env": {"env_vars": KEEP_FREED_MEMORY}}
 
 
 class LearnerGroup:

@@ -88,7 +88,6 @@ def fine_tune(
     """
     import torch
 
-    from rl.allocator import keep_freed_memory
     from rl.engines.base import weight_name
     from rl.engines.export import export
     from rl.engines.model import compute_dtype, load_policy
@@ -98,8 +97,6 @@ def fine_tune(
     torch.set_num_threads(share_of_cores(1))
     seed_everything(config.seed)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
     compute = compute_dtype(config.model.dtype, device)
     policy = load_policy(model_path, config.model, store=torch.float32, compute=compute).to(device)
     policy.train()
