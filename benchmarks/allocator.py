@@ -2,9 +2,9 @@
 
     python -m benchmarks.allocator --repeats 5
 
-Three processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees, and
-one that gives it back after every step. Prints the median step of each, the pages that it maps anew,
-what the process holds after it, and the ratios.
+Three processes hold the same model and groups and take turns: one as the C library is, one that keeps what it frees,
+and one that gives it back after every step. Prints the median step of each, the pages that it maps anew, what the
+process holds after it, and the ratios.
 """
 
 from __future__ import annotations
