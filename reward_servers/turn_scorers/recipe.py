@@ -116,5 +116,4 @@ def load_encoder(name: str) -> tuple[Any, Any]:
             "Face encoder, or a hub id where the hub can be reached"
         ) from error
     finally:
-        logging.set_verbosity_warning()
-        logging.enable_progress_bar()
+        logging.set_verbosity_warning()  # bars stay off: saving would draw one between the lines of progress
