@@ -7,7 +7,8 @@ Three ways, on the same made-up replies and the same weights, one computing thre
     direct   split, tag and score in this process, one after the other
     handle   RewardClient.in_cluster, 64 replies in flight
     http     RewardClient.over_http, 64 replies in flight, with a token
-All three must give bitwise the same scores, or the script ends with an error. The service runs the tagger and the
+All three must give bitwise the same scores, or the script ends with an error; replicas keep no answers, or HTTP, which
+comes last, would be answered from what the handle asked. The service runs the tagger and the
 scorer in two processes at once, so with two free cores it can beat `direct`. Left out: several machines, GPUs.
 """
 
@@ -104,8 +105,8 @@ def main() -> None:
     arguments = parser.parse_args()
     config = ServiceConfig(
         app_name="benchmark-rewards",
-        tagger=DeploymentConfig(arguments.tagger, replicas=arguments.replicas, num_cpus=0.5),
-        scorer=DeploymentConfig(arguments.scorer, replicas=arguments.replicas, num_cpus=0.5),
+        tagger=DeploymentConfig(arguments.tagger, replicas=arguments.replicas, num_cpus=0.5, cache_bytes=0),
+        scorer=DeploymentConfig(arguments.scorer, replicas=arguments.replicas, num_cpus=0.5, cache_bytes=0),
         http=HttpConfig(port=free_port(), token=TOKEN),
     )
     requests = made_up_requests(arguments.replies)
