@@ -1,4 +1,4 @@
-"""A CPU platform for verl, and the two places where verl 0.9.1 assumes that there is none."""
+"""A CPU platform for verl, and what verl 0.9.1 takes for granted that is not so here."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import psutil
 import torch
 import torch.distributed
 from verl.plugin.platform import PlatformBase, PlatformRegistry
+from verl.utils import import_utils
 
 
 def _device_module() -> ModuleType:
@@ -142,5 +143,11 @@ def _find_vllm_under_its_cpu_name() -> None:
     importlib.metadata.version = version
 
 
+def _do_without_trl() -> None:
+    """Where trl is installed verl patches its model with a value head, which newer versions of trl no longer have."""
+    import_utils.is_trl_available = lambda: False
+
+
 _accept_one_gloo_for_both()
 _find_vllm_under_its_cpu_name()
+_do_without_trl()
