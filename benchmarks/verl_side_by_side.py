@@ -271,6 +271,7 @@ def verl_command(job: Job, data: Path, model: Path, folder: Path) -> list[str]:
         f"+{rollout}.engine_kwargs.vllm.worker_extension_cls": "verl_cpu.vllm_worker.CpuWorkerExtension",
         "reward.num_workers": 1,
         "reward.custom_reward_function.path": HERE / "verl_cpu" / "reward.py",
+        "transfer_queue.backend.SimpleStorage.num_data_storage_units": 2,  # two a node; 8 only take memory here
         f"{training}.use_v1": True,
         f"{training}.device": "cpu",
         f"{training}.n_gpus_per_node": 1,

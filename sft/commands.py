@@ -227,6 +227,9 @@ def ablate(
         int | None,
         typer.Option("--of-each", min=1, help="Measure on so many sequences of each source; else data.max_dev in all."),
     ] = None,
+    probe_rows: Annotated[
+        int, typer.Option("--probe-rows", min=1, help="Training sequences that the linear probe reads at most.")
+    ] = 20_000,
     dry_run: DryRun = False,
 ) -> None:
     """Train the full recipe and variants without a loss (emotion, strategy, safety, all but LM), and compare them.
@@ -248,7 +251,7 @@ def ablate(
         raise typer.BadParameter(f"{split!r}: expected valid or test", param_hint="--split")
     from sft.ablation.running import prepare_ablation, run_ablation
 
-    ablation = prepare_ablation(config, numbers, Split(split), of_each)
+    ablation = prepare_ablation(config, numbers, Split(split), of_each, probe_rows)
     typer.echo(ablation.describe())
     if not dry_run:
         typer.echo(f"table {run_ablation(ablation, typer.echo)}")

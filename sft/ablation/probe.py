@@ -9,7 +9,7 @@ the probe is then fitted to all of them. A turn with k labels counts 1/k for eac
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,7 +35,14 @@ class Turns(NamedTuple):
 
 
 def linear_probe(
-    model: SftModel, train: Corpus, rows: Sequence[TokenSequence], heads: Iterable[Loss], batch_size: int, pad_id: int
+    model: SftModel,
+    train: Corpus,
+    rows: Sequence[TokenSequence],
+    heads: Iterable[Loss],
+    batch_size: int,
+    pad_id: int,
+    limit: int = MAX_ROWS,
+    say: Callable[[str], None] | None = None,
 ) -> Measures:
     """What the probe gives on `rows`, for each head that has labels in both.
 
@@ -43,12 +50,15 @@ def linear_probe(
         model: its adapter and dropout are off while it reads.
         train: the sequences that the runs are trained on.
         heads: EMOTION, STRATEGY or both.
+        limit: at most so many of them are read, evenly spread.
+        say: told how far the reading is.
     """
     wanted = list(heads)
     fed = [row for part in train.sequences.values() for row in part if row.losses & set(wanted)]
-    taken = min(MAX_ROWS, len(fed))
-    learnt = labelled_turns(model, [fed[n * len(fed) // taken] for n in range(taken)], wanted, batch_size, pad_id)
-    measured = labelled_turns(model, rows, wanted, batch_size, pad_id)
+    taken = min(limit, len(fed))
+    chosen = [fed[n * len(fed) // taken] for n in range(taken)]
+    learnt = labelled_turns(model, chosen, wanted, batch_size, pad_id, say)
+    measured = labelled_turns(model, rows, wanted, batch_size, pad_id, say)
     both = [loss for loss in wanted if loss in learnt and loss in measured]
     return Measures(
         **head_scores(
@@ -58,13 +68,21 @@ def linear_probe(
 
 
 def labelled_turns(
-    model: SftModel, rows: Sequence[TokenSequence], heads: Iterable[Loss], batch_size: int, pad_id: int
+    model: SftModel,
+    rows: Sequence[TokenSequence],
+    heads: Iterable[Loss],
+    batch_size: int,
+    pad_id: int,
+    say: Callable[[str], None] | None = None,
 ) -> dict[Loss, Turns]:
     """The turns of some sequences that each head would read, as the base alone sees them; none where there are none."""
     found: dict[Loss, list[Turns]] = {loss: [] for loss in heads}
     ordered = sorted(rows, key=lambda row: len(row.ids))
     with model.as_teacher():
+        tenth = max(20, len(ordered) // batch_size // 10) * batch_size
         for start in range(0, len(ordered), batch_size):
+            if say and start and start % tenth == 0:
+                say(f"linear probe: {start} of {len(ordered)} sequences read")
             batch = collate(ordered[start : start + batch_size], pad_id).to(model.device)
             states = model.states(batch.ids, batch.attention)
             for loss, several in found.items():

@@ -23,7 +23,7 @@ from typing import Any
 from rl.files import write_atomically
 from rl.run_lock import only_run_in
 from sft.ablation.measure import Measures, as_rows, majority, measure, read_where_labelled
-from sft.ablation.probe import linear_probe
+from sft.ablation.probe import MAX_ROWS, linear_probe
 from sft.ablation.table import Baselines, as_json, as_markdown, draw
 from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
 from sft.base import pick_device
@@ -49,6 +49,7 @@ class Ablation:
         prepared: of each variant; the seed and folder of a run are filled in by `run_of`.
         rows: the sequences on which every run is measured, with all labels of the full run.
         baseline: the majority class on them.
+        probe_rows: training sequences that the linear probe reads at most.
     """
 
     config: SftConfig
@@ -57,6 +58,7 @@ class Ablation:
     prepared: dict[Variant, Prepared]
     rows: list[TokenSequence]
     baseline: Measures
+    probe_rows: int = MAX_ROWS
 
     @property
     def heads(self) -> list[Loss]:
@@ -85,7 +87,11 @@ class Ablation:
 
 
 def prepare_ablation(
-    config: SftConfig, seeds: Sequence[int], split: Split = Split.VALID, of_each: int | None = None
+    config: SftConfig,
+    seeds: Sequence[int],
+    split: Split = Split.VALID,
+    of_each: int | None = None,
+    probe_rows: int = MAX_ROWS,
 ) -> Ablation:
     """Read and check everything that the runs will need; no weights, nothing is written.
 
@@ -93,6 +99,7 @@ def prepare_ablation(
         split: of the sequences on which runs are measured. The best step of a run is chosen by its dev loss, on
             `valid`; `test` is free of that choice where the sources have one.
         of_each: at most so many sequences of each source are measured; None for `data.max_dev` of all together.
+        probe_rows: training sequences that the linear probe reads at most.
 
     Raises:
         ConfigError: nothing can be left out, or a run folder holds a run of another configuration.
@@ -105,7 +112,7 @@ def prepare_ablation(
     rows = read_where_labelled(chosen)
     heads = [loss for loss in (Loss.EMOTION, Loss.STRATEGY) if config.losses.of(loss)]
     baseline = majority(full.corpus, rows, heads)
-    ablation = Ablation(config, tuple(seeds), split, prepared, rows, baseline)
+    ablation = Ablation(config, tuple(seeds), split, prepared, rows, baseline, probe_rows)
     for seed, variant in planned(list(prepared), seeds):
         ablation.run_of(variant, seed).folder.check()
     return ablation
@@ -140,13 +147,16 @@ def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures
         return {}
     file, full = ablation.folder / PROBE, ablation.prepared[Variant.FULL]
     known = _recorded(file, ablation)
+    if known is not None and json.loads(file.read_text(encoding="utf-8")).get("rows") != ablation.probe_rows:
+        known = None
     say(f"linear probe on the base's own states{': finished before' if known else ''}")
     if known is None:
         model = build_model(full.config, full.base, pick_device())
         size = full.config.optimizer.batch
-        known = linear_probe(model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id)
+        at_most = ablation.probe_rows
+        known = linear_probe(model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, at_most, say)
         file.parent.mkdir(parents=True, exist_ok=True)
-        record = {"measured_on": _fingerprint(ablation), "measures": known.as_dict()}
+        record = {"measured_on": _fingerprint(ablation), "rows": at_most, "measures": known.as_dict()}
         write_atomically(file, json.dumps(record, indent=1))
     return {"linear probe": known}
 
@@ -193,7 +203,8 @@ def _write(ablation: Ablation, results: dict[tuple[Variant, int], Measures], bas
         f"{ablation.steps} steps of {config.optimizer.batch} x {config.optimizer.accumulation} sequences each; the "
         f"best model by dev loss, on {len(ablation.rows)} {ablation.split.value} sequences, {turns}. Seeds "
         f"{', '.join(map(str, ablation.seeds))}; ± half of the 95 % interval of their mean (Student's t); tokens/s in "
-        "training. A variant without a head reads no examples that feed this head alone, and more of the others."
+        "training. A variant without a head reads no examples that feed this head alone, and more of the others. "
+        f"The linear probe reads at most {ablation.probe_rows:,} training sequences."
     )
     text = as_markdown(results, baselines, f"Ablation of {config.name}", note)
     write_atomically(ablation.folder / "ablation.md", text)

@@ -81,3 +81,14 @@ def test_it_is_measured_on_rows_that_it_has_not_seen(ablation_config: ConfigOf) 
     assert known.emotion_accuracy >= 0.5 and known.lm_loss is None and known.tokens_per_s is None
     without = Corpus({Source.OWN: [replace(row, losses=frozenset({Loss.LM})) for row in ablation.rows]}, 0)
     assert linear_probe(model, without, ablation.rows, ablation.heads, 4, full.pad_id).emotion_accuracy is None
+
+
+def test_a_limit_spreads_over_the_training_sequences(ablation_config: ConfigOf) -> None:
+    ablation = prepare_ablation(ablation_config("data.max_dev=0"), (0,))
+    full = ablation.prepared[Variant.FULL]
+    model, rows = build_model(full.config, full.base, CPU), full.corpus.sequences[Source.OWN]
+    third = Corpus({Source.OWN: [row for row in rows if row.losses & {Loss.EMOTION, Loss.STRATEGY}][::3]}, 0)
+    limit = len(third.sequences[Source.OWN])
+    assert len(rows) == 3 * limit
+    limited = linear_probe(model, full.corpus, ablation.rows, ablation.heads, 4, full.pad_id, limit)
+    assert limited == linear_probe(model, third, ablation.rows, ablation.heads, 4, full.pad_id)
