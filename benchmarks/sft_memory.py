@@ -24,7 +24,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sft.base import compute_dtype, pick_device
+from sft.base import compute_dtype, keep_slopes, pick_device
 from sft.batching import Batch, Spots, collate
 from sft.config import Quantisation, SftConfig
 from sft.config_loading import load_config
@@ -131,6 +131,8 @@ def _random_nf4(described: Any, dtype: torch.dtype, device: torch.device) -> Any
             if value.is_meta:
                 filled = torch.randn(value.shape, dtype=dtype, device=device) * 0.02
                 setattr(module, name, nn.Parameter(filled, requires_grad=False))
+    lm.tie_weights()
+    keep_slopes(lm)
     lm.model.rotary_emb = type(lm.model.rotary_emb)(lm.config, device=device)
     return lm
 
@@ -182,8 +184,18 @@ def _standing(model: nn.Module, teacher: TeacherOfTokens, optimizer: torch.optim
     """Bytes of parameters, buffers, moments and of the rules that were read, what is shared counted once."""
     moments = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
     tensors = [*model.parameters(), *model.buffers(), *moments, *teacher.kept()]
+    for weight in model.parameters():  # 4-bit weights have their scales beside them
+        tensors += _tensors_in(getattr(weight, "quant_state", None))
     storages = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in tensors}
     return float(sum(storages.values()))
+
+
+def _tensors_in(state: Any) -> list[torch.Tensor]:
+    """Of a `bitsandbytes` QuantState, whose scales may be quantised themselves."""
+    if state is None:
+        return []
+    own = [value for value in (state.absmax, state.code, state.offset) if torch.is_tensor(value)]
+    return own + _tensors_in(state.state2 if state.nested else None)
 
 
 def _highest(run: Any) -> float:

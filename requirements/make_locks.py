@@ -2,9 +2,9 @@
 
     python requirements/make_locks.py cpu        (or gpu; in an environment made by `make setup`)
 
-pip resolves the project's dependencies with the extra of that name and `dev`, as a dry run with a report; the report is
-walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want. The locks are installed
-with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
+pip resolves the project's dependencies with the extra of that name, `sft` and `dev`, as a dry run with a report; the
+report is walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want. The locks are
+installed with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def main() -> None:
 
 
 def root_requirements(target: Target) -> list[str]:
-    """What pyproject.toml asks for: the dependencies, the target's extra, and `dev`."""
+    """What pyproject.toml asks for: the dependencies, the target's extra, `sft` and `dev`."""
     project = _project()
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras[target], *extras["dev"], "setuptools>=77"]
+    return [*project["dependencies"], *extras[target], *extras["sft"], *extras["dev"], "setuptools>=77"]
 
 
 def model_pins() -> list[str]:

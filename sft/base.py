@@ -70,8 +70,10 @@ def load_base(path: Path, config: ModelConfig, device: torch.device, dtype: torc
     options: dict[str, Any] = {"dtype": dtype, "attn_implementation": "sdpa"}
     if config.quantisation is Quantisation.nf4:
         check_nf4(device)
-        options |= {"quantization_config": _nf4(dtype), "device_map": {"": device.index or 0}}
+        options |= {"quantization_config": _nf4(dtype), "device_map": {"": device}}
     lm = open_weights(path, **options).requires_grad_(False)
+    if config.quantisation is Quantisation.nf4:
+        keep_slopes(lm)
     reason = not_plain_logits(lm)
     if reason:
         raise BaseModelError(f"model {path}: {reason}; its losses would be wrong, so it is refused")
@@ -121,12 +123,26 @@ def open_skeleton(path: Path) -> Any:
 
 
 def check_nf4(device: torch.device) -> None:
-    """Raises ConfigError where 4-bit weights cannot be used."""
+    """Raises ConfigError where 4-bit weights cannot be used: bitsandbytes has kernels for CUDA and for CPUs."""
     said = "model.quantisation=nf4"
-    if device.type != "cuda":
-        raise ConfigError(f"{said}: needs a CUDA device, and there is none here; set model.quantisation=none")
+    if device.type not in ("cuda", "cpu"):
+        raise ConfigError(f"{said}: runs on CUDA and on CPUs, not on {device.type}; set model.quantisation=none")
     if importlib.util.find_spec("bitsandbytes") is None:
         raise ConfigError(f"{said}: needs bitsandbytes, which is not installed: pip install 'rapport[sft]'")
+
+
+def keep_slopes(lm: Any) -> None:
+    """Let gradients pass through 4-bit layers on a CPU, whatever was computed before.
+
+    Where the processor has AVX512-BF16, bitsandbytes 0.50 packs the weights of a layer anew when it first runs in
+    evaluation mode, for a kernel that has no backward pass, and uses that kernel from then on, in training too: the
+    gradients of all adapters below would be wrong without an error. The teacher and the dev loss are such runs.
+    """
+    from bitsandbytes.nn import Linear4bit
+
+    for layer in lm.modules():
+        if isinstance(layer, Linear4bit):
+            layer.support_avx512bf16_for_cpu = False
 
 
 def _nf4(dtype: torch.dtype) -> Any:

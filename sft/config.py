@@ -26,7 +26,7 @@ class Quantisation(StrEnum):
     """How the frozen base is kept in memory."""
 
     none = "none"
-    nf4 = "nf4"  # 4 bits a weight (QLoRA, arXiv 2305.14314), through bitsandbytes on CUDA
+    nf4 = "nf4"  # 4 bits a weight (QLoRA, arXiv 2305.14314), through bitsandbytes
 
 
 class Decay(StrEnum):

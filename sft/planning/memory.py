@@ -112,7 +112,7 @@ def plan_memory(config: SftConfig, shape: DecoderShape, device: Device, step: St
         step: that of the configuration by default.
 
     Raises:
-        ConfigError: the precision or nf4 cannot be had on this device, or a target of the adapter cannot be counted.
+        ConfigError: the precision cannot be had on this device, or a target of the adapter cannot be counted.
     """
     _check_targets(config, shape)
     step = step or longest_step(config)
@@ -145,8 +145,6 @@ def longest_step(config: SftConfig) -> Step:
 def width(model: ModelConfig, device: Device) -> int:
     """Bytes of a number in the forward pass."""
     if device is Device.CPU:
-        if model.quantisation is Quantisation.nf4:
-            raise ConfigError("model.quantisation=nf4: needs CUDA; plan with --device t4 or cuda, or set it to none")
         if model.precision is Precision.float16:
             raise ConfigError("model.precision=float16: only on CUDA; plan with --device t4 or cuda")
         return 2 if model.precision is Precision.bfloat16 else 4

@@ -167,8 +167,6 @@ def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:
     with pytest.raises(BaseModelError, match=r"target_modules=\[query\]"):
         model_of(replace(prepared, config=changed))
     if not torch.cuda.is_available():
-        with pytest.raises(ConfigError, match="nf4: needs a CUDA device"):
-            run_of("model.quantisation=nf4")
         with pytest.raises(ConfigError, match="float16: only on CUDA"):
             run_of("model.precision=float16")
 
