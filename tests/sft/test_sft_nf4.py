@@ -29,7 +29,8 @@ def unpack(module: nn.Module) -> int:
             if isinstance(layer, Linear4bit):
                 found += 1
                 plain = nn.Linear(layer.in_features, layer.out_features, bias=False)
-                plain.weight.data = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
+                state = getattr(layer.weight, "quant_state")  # noqa: B009 - its type declares no such thing
+                plain.weight.data = dequantize_4bit(layer.weight.data, state)
                 setattr(parent, name, plain.requires_grad_(False))
     return found
 
