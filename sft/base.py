@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from dialogue.library_noise import silence_bitsandbytes
 from rl.engines.head import not_plain_logits
 from sft.config import ConfigError, ModelConfig, Precision, Quantisation
 
@@ -25,6 +26,7 @@ def be_quiet() -> None:
     """No progress bars of transformers: reading a small model takes a moment, and a log has its own lines."""
     from transformers.utils import logging
 
+    silence_bitsandbytes()
     logging.disable_progress_bar()
 
 

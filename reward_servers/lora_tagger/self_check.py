@@ -19,6 +19,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dialogue.library_noise import silence_bitsandbytes
 from dialogue.sentences import split_sentences
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.lora_tagger.encoding import PromptEncoder
@@ -52,6 +53,7 @@ def peft_log_odds(
     base: str, adapters: Mapping[Tactic, Path], answer_ids: tuple[int, int], requests: Sequence[Request], dtype: str
 ) -> NDArray[np.float64]:
     """(N,) log p("1") - log p("0") of each request by transformers and PEFT, one prompt at a time."""
+    silence_bitsandbytes()
     import torch
     from peft import PeftModel
     from transformers import AutoModelForCausalLM

@@ -26,6 +26,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from dialogue.library_noise import silence_bitsandbytes
 from dialogue.tactics import TACTICS, Tactic
 from reward_servers.lora_tagger.encoding import PromptEncoder
 from reward_servers.lora_tagger.folder import ADAPTER_CONFIG
@@ -186,6 +187,7 @@ class AdapterTrainer:
 
     def _with_adapter(self, tactic: Tactic) -> Any:
         """The base under a fresh adapter, drawn from the recipe's seed and the tactic."""
+        silence_bitsandbytes()
         from peft import LoraConfig, get_peft_model
 
         recipe = self._recipe

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from dialogue.library_noise import silence_bitsandbytes
 from rl.allocator import return_freed_memory
 from rl.batching import MicroBatch, ReplyKey, collate, plan
 from rl.config import EngineName, RunConfig
@@ -181,6 +182,7 @@ def be_quiet() -> None:
     """No progress bars of libraries: the run shows its own."""
     from transformers.utils import logging
 
+    silence_bitsandbytes()
     logging.disable_progress_bar()
     logging.set_verbosity_error()
 

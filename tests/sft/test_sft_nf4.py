@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -63,3 +65,9 @@ def test_a_run_on_a_base_in_4_bits(run_of: RunOf) -> None:
     packed = [layer for layer in model.lm.modules() if isinstance(layer, Linear4bit)]
     assert packed and all(layer.weight.dtype is torch.uint8 for layer in packed)
     assert result.steps == 4
+
+
+def test_libraries_that_look_for_4_bit_kernels_do_not_talk_about_it() -> None:
+    program = "from sft.base import be_quiet; be_quiet(); import bitsandbytes, peft"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=200, check=True)
+    assert "kernels" not in done.stdout + done.stderr
