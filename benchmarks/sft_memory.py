@@ -124,7 +124,7 @@ def _random_nf4(described: Any, dtype: torch.dtype, device: torch.device) -> Any
                 )
                 full = torch.randn(child.out_features, child.in_features, dtype=dtype, device="cpu") * 0.02
                 packed = bnb.nn.Params4bit(full, requires_grad=False, compress_statistics=True, quant_type="nf4")
-                layer.weight = packed.to(device)  # type: ignore[misc]
+                layer.weight = packed.to(device)
                 setattr(parent, name, layer)
     for module in lm.modules():
         for name, value in list(module.named_parameters(recurse=False)):

@@ -2,9 +2,9 @@
 
     python requirements/make_locks.py cpu        (or gpu; in an environment made by `make setup`)
 
-pip resolves the project's dependencies with the extra of that name, `sft` and `dev`, as a dry run with a report; the
-report is walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want. The locks are
-installed with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
+pip resolves the project's dependencies with the extra of that name, `dev` and perhaps `sft`, as a dry run with a report;
+the report is walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want. The locks
+are installed with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
 """
 
 from __future__ import annotations
@@ -63,10 +63,14 @@ def main() -> None:
 
 
 def root_requirements(target: Target) -> list[str]:
-    """What pyproject.toml asks for: the dependencies, the target's extra, `sft` and `dev`."""
+    """What pyproject.toml asks for: the dependencies, the target's extra, `dev`, and `sft` on CUDA.
+
+    On CPUs peft would import bitsandbytes in every process that has an adapter: 55 MiB and two seconds for each.
+    """
     project = _project()
     extras = project["optional-dependencies"]
-    return [*project["dependencies"], *extras[target], *extras["sft"], *extras["dev"], "setuptools>=77"]
+    for_cuda = extras["sft"] if target is Target.GPU else []
+    return [*project["dependencies"], *extras[target], *for_cuda, *extras["dev"], "setuptools>=77"]
 
 
 def model_pins() -> list[str]:

@@ -130,7 +130,7 @@ def check_nf4(device: torch.device) -> None:
     if device.type not in ("cuda", "cpu"):
         raise ConfigError(f"{said}: runs on CUDA and on CPUs, not on {device.type}; set model.quantisation=none")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{said}: needs bitsandbytes, which is not installed: pip install 'rapport[sft]'")
+        raise ConfigError(f"{said}: needs bitsandbytes, which is not installed: pip install -e '.[sft]'")
 
 
 def keep_slopes(lm: Any) -> None:

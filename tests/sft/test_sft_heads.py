@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -166,6 +167,9 @@ def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:
     changed = replace(prepared.config, model=replace(prepared.config.model, lora=lora))
     with pytest.raises(BaseModelError, match=r"target_modules=\[query\]"):
         model_of(replace(prepared, config=changed))
+    if importlib.util.find_spec("bitsandbytes") is None:
+        with pytest.raises(ConfigError, match=r"nf4: needs bitsandbytes, which is not installed: pip install -e"):
+            run_of("model.quantisation=nf4")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="float16: only on CUDA"):
             run_of("model.precision=float16")

@@ -8,8 +8,6 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from bitsandbytes.functional import dequantize_4bit
-from bitsandbytes.nn import Linear4bit
 from torch import nn
 
 from sft.batching import Batch, collate
@@ -17,6 +15,11 @@ from sft.model import SftModel
 from sft.preparing import Prepared
 from sft.saved import load_model
 from sft.training import train
+
+pytest.importorskip("bitsandbytes", reason="not in cpu.lock: pip install -e '.[sft]'")
+
+from bitsandbytes.functional import dequantize_4bit
+from bitsandbytes.nn import Linear4bit
 
 RunOf = Callable[..., Prepared]
 ModelOf = Callable[..., SftModel]
@@ -31,8 +34,7 @@ def unpack(module: nn.Module) -> int:
             if isinstance(layer, Linear4bit):
                 found += 1
                 plain = nn.Linear(layer.in_features, layer.out_features, bias=False)
-                state = getattr(layer.weight, "quant_state")  # noqa: B009 - its type declares no such thing
-                plain.weight.data = dequantize_4bit(layer.weight.data, state)
+                plain.weight.data = dequantize_4bit(layer.weight.data, layer.weight.quant_state)
                 setattr(parent, name, plain.requires_grad_(False))
     return found
 
