@@ -3,8 +3,8 @@
     python requirements/make_locks.py cpu        (or gpu; in an environment made by `make setup`)
 
 pip resolves the project's dependencies with the extra of that name and `dev`, for CUDA `sft` too, as a dry run with a
-report; the report is walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want. The
-locks are installed with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
+report; the report is walked from the roots, leaving out what `LEFT_OUT` names and all that only those packages want.
+The locks are installed with `--no-deps`: without a resolver at work, an install is quick, and the same everywhere.
 """
 
 from __future__ import annotations
