@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from reward_servers.turn_scorers.augment import Candidate
     from reward_servers.turn_scorers.items import Items
     from reward_servers.turn_scorers.labels import LabelledReply
-    from reward_servers.turn_scorers.network import States
     from reward_servers.turn_scorers.opening import Opened
     from reward_servers.turn_scorers.recipe import Recipe
     from reward_servers.turn_scorers.training import Step
@@ -308,6 +307,7 @@ def train_command(
     """
     from reward_servers.progress import shown_progress
     from reward_servers.turn_scorers.dialogues import LICENCE_NOTE
+    from reward_servers.turn_scorers.frozen import KeptStates
     from reward_servers.turn_scorers.labels import read_labels
     from reward_servers.turn_scorers.recipe import Pooling
     from reward_servers.turn_scorers.training import check_folders, train_scorer
@@ -320,7 +320,7 @@ def train_command(
     typer.echo(LICENCE_NOTE)
     folders = {out / recipe.variant.value / f"seed-{recipe.seed}": recipe for recipe in recipes}
     check_folders(replies, folders)
-    states: States = {}
+    states = KeptStates()
     for folder, recipe in folders.items():
         with shown_progress(f"{recipe.variant}, seed {recipe.seed}") as told:
             train_scorer(replies, recipe, folder, _teller(told), states=states)

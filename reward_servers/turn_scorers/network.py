@@ -19,13 +19,17 @@ from torch import Tensor, nn
 
 from dialogue.conversation import Message
 from dialogue.emotions import Feeling
-from reward_servers.turn_scorers.recipe import Pooling, Recipe, RecipeError, Variant
+from reward_servers.turn_scorers.batches import by_length
+from reward_servers.turn_scorers.encoding import encode, encoder_layers, freeze
+from reward_servers.turn_scorers.frozen import FrozenLayers, KeptStates
+from reward_servers.turn_scorers.recipe import Recipe, RecipeError, Variant
 
 MIDDLE = 3.0  # of the scale 1 to 5: where the empathy head begins, so that no step is spent on finding the scale
 _REPLY_SHARE = 0.75  # of max_length that a reply may take; the context keeps the rest
 _SPEAKERS = {"user": "Speaker: ", "assistant": "Listener: "}
 
-States = dict[tuple[tuple[int, ...], bool], Tensor]  # a text's token ids, and whether they are a pair, to its state
+_TRIED = range(1, 9)  # token ids of which any vocabulary has an entry
+_LIKE_LENGTHS = 4  # texts that are padded together on a CPU; a GPU pads all
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,20 +98,28 @@ class TurnNetwork(nn.Module):
         self.empathy = nn.Sequential(nn.Linear(seen, size), nn.ReLU(), nn.Dropout(recipe.dropout), nn.Linear(size, 1))
         nn.init.constant_(self.empathy[-1].bias, MIDDLE)  # type: ignore[arg-type]
         freeze(encoder, recipe.tuned_layers)
-        self._frozen = recipe.tuned_layers == 0
-        self._states: States | None = None
+        self._tuned_layers = recipe.tuned_layers
+        self._frozen: FrozenLayers | None = None
 
-    def remember(self, states: States) -> None:
-        """Keep the states of every text in `states`, for training on a frozen encoder: each text is encoded once."""
-        if not self._frozen:
-            raise RecipeError("only the states of a frozen encoder may be kept: tuned_layers has to be 0")
-        self._states = states
+    def remember(self, states: KeptStates) -> None:
+        """For training: what the frozen layers make of a text is kept in `states`, and computed once.
+
+        An encoder whose tuned layers cannot be run alone goes on as before.
+        """
+        if self._tuned_layers is None:
+            raise RecipeError("only the states of frozen layers may be kept: tuned_layers has to be given")
+        self.eval()
+        frozen = FrozenLayers(self.encoder, self._tuned_layers, self._pooling, states)
+        if frozen.can_be_left_out(_TRIED):
+            self._frozen = frozen
 
     def train(self, mode: bool = True) -> TurnNetwork:
-        """As any module; a frozen encoder has no dropout, so that a text's state is always the same."""
+        """As any module; frozen layers have no dropout, so that a text's state in them is always the same."""
         super().train(mode)
-        if self._frozen:
+        if self._tuned_layers is not None:
+            layers = encoder_layers(self.encoder)
             self.encoder.eval()
+            layers[len(layers) - self._tuned_layers :].train(mode)
         return self
 
     def forward(self, turns: Sequence[Views]) -> tuple[Tensor, Tensor]:
@@ -128,63 +140,14 @@ class TurnNetwork(nn.Module):
         return self.emotion(self.dropout(self._encode([turn.context for turn in turns], None)))
 
     def _encode(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
-        """(B, H) pooled states of B rows of token ids."""
-        if self._states is None:
+        """(B, H) pooled states of B rows of token ids. On a CPU texts of like length go through together."""
+        on_cpu = self.emotion.weight.device.type == "cpu"
+        groups = by_length([len(row) for row in rows], _LIKE_LENGTHS if on_cpu else len(rows))
+        states = [self._pooled([rows[i] for i in group], types and [types[i] for i in group]) for group in groups]
+        places = torch.tensor([place for group in groups for place in group], device=states[0].device)
+        return torch.cat(states)[places.argsort()]
+
+    def _pooled(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
+        if self._frozen is None:
             return encode(self.encoder, rows, types, self._pooling)
-        typed: Sequence[Sequence[int] | None] = [None] * len(rows) if types is None else types
-        return torch.stack([self._kept(row, own, self._states) for row, own in zip(rows, typed, strict=True)])
-
-    def _kept(self, row: Sequence[int], types: Sequence[int] | None, states: States) -> Tensor:
-        """(H,) state of one text, encoded alone: what else is in a batch must not change it."""
-        key = tuple(row), types is not None
-        if key not in states:
-            with torch.inference_mode(False), torch.no_grad():
-                states[key] = encode(self.encoder, [row], None if types is None else [types], self._pooling)[0]
-        return states[key]
-
-
-def encode(
-    encoder: Any, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None, pooling: Pooling
-) -> Tensor:
-    """(B, H) pooled states of B rows of token ids; `types` tells first and second text apart where the encoder can."""
-    ids, mask = _padded(rows, int(encoder.config.pad_token_id or 0), encoder.device)
-    extra = {}
-    if types is not None and int(getattr(encoder.config, "type_vocab_size", 0) or 0) > 1:
-        extra["token_type_ids"] = _padded(types, 0, encoder.device)[0]
-    states = encoder(input_ids=ids, attention_mask=mask, **extra).last_hidden_state  # (B, T, H)
-    if pooling is Pooling.FIRST:
-        return states[:, 0]
-    weights = mask.unsqueeze(-1).to(states.dtype)
-    return (states * weights).sum(1) / weights.sum(1)
-
-
-def encoder_layers(encoder: Any) -> nn.ModuleList:
-    """The encoder's stack of layers, its longest list of equal modules."""
-    lists = [module for module in encoder.modules() if isinstance(module, nn.ModuleList)]
-    if not lists:
-        raise RecipeError(f"tuned_layers: {type(encoder).__name__} has no list of layers; leave tuned_layers out")
-    return max(lists, key=len)
-
-
-def freeze(encoder: Any, tuned_layers: int | None) -> None:
-    """Let only the upper `tuned_layers` learn; all, embeddings too, where it is None.
-
-    Raises:
-        RecipeError: the encoder has not so many layers.
-    """
-    if tuned_layers is None:
-        return
-    layers = encoder_layers(encoder)
-    if tuned_layers > len(layers):
-        raise RecipeError(f"tuned_layers is {tuned_layers}, but the encoder has {len(layers)} layers")
-    encoder.requires_grad_(False)
-    for layer in layers[len(layers) - tuned_layers :]:
-        layer.requires_grad_(True)
-
-
-def _padded(rows: Sequence[Sequence[int]], padding: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """(B, T) ids and (B, T) mask, 1 at real tokens."""
-    longest = max(len(row) for row in rows)
-    ids = torch.tensor([[*row, *[padding] * (longest - len(row))] for row in rows], device=device)
-    mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-    return ids, mask
+        return self._frozen.encode(rows, types)

@@ -23,7 +23,8 @@ from torch.nn import functional
 from dialogue.conversation import Message
 from dialogue.emotions import Emotion
 from reward_servers.turn_scorers.batches import by_length, epoch_batches, step_seed
-from reward_servers.turn_scorers.network import TextViews, Views, encode, freeze
+from reward_servers.turn_scorers.encoding import encode, freeze
+from reward_servers.turn_scorers.network import TextViews, Views
 from reward_servers.turn_scorers.recipe import SHIPPED, Pooling, load_encoder
 from reward_servers.turn_scorers.saved import (
     STATE,

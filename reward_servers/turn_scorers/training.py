@@ -27,8 +27,9 @@ from dialogue.emotions import Feeling
 from reward_servers.turn_scorers.augment import Kind
 from reward_servers.turn_scorers.batches import by_length, epoch_batches, step_seed
 from reward_servers.turn_scorers.dialogues import LICENCE_NOTE, Split
+from reward_servers.turn_scorers.frozen import KeptStates
 from reward_servers.turn_scorers.labels import HIGHEST, LOWEST, LabelledReply, digest
-from reward_servers.turn_scorers.network import States, TextViews, TurnNetwork, Views
+from reward_servers.turn_scorers.network import TextViews, TurnNetwork, Views
 from reward_servers.turn_scorers.recipe import Recipe, RecipeError, load_encoder
 from reward_servers.turn_scorers.saved import (
     CARD,
@@ -70,12 +71,12 @@ def train_scorer(
     on_step: OnStep | None = None,
     save_every_s: float = SAVE_EVERY_S,
     device: str | None = None,
-    states: States | None = None,
+    states: KeptStates | None = None,
 ) -> Path:
     """Train on the train split, measure the valid split after every epoch, and write the scorer to `folder`.
 
-    A folder that holds the finished scorer of the same recipe and labels is left as it is. A frozen encoder
-    (`tuned_layers` 0) reads each text once; `states` lets several trainings on one encoder share that.
+    A folder that holds the finished scorer of the same recipe and labels is left as it is. Frozen layers read each text
+    once; `states` lets several trainings of one encoder and one `tuned_layers` share that.
 
     Raises:
         RecipeError: no rows of a split, or the encoder cannot be loaded.
@@ -92,8 +93,8 @@ def train_scorer(
     _check_length(recipe, encoder)
     views = TextViews(tokenizer, recipe.max_length)
     network = TurnNetwork(encoder, recipe).to(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    if recipe.tuned_layers == 0:
-        network.remember({} if states is None else states)
+    if recipe.tuned_layers is not None:
+        network.remember(KeptStates() if states is None else states)
     _Training(network, views, rows, card, folder, on_step, save_every_s).run()
     save_scorer(network.eval(), views, card, folder)
     (folder / STATE).unlink(missing_ok=True)

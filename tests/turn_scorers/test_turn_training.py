@@ -9,14 +9,16 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import DebertaV2Config, DebertaV2Model
 from turn_cases import made_labels
 
 from dialogue.conversation import Message
 from dialogue.emotions import Emotion
 from reward_servers.protocol import ScoreRequest
 from reward_servers.turn_scorers.batches import epoch_batches
+from reward_servers.turn_scorers.frozen import KeptStates
 from reward_servers.turn_scorers.labels import LabelledReply
-from reward_servers.turn_scorers.network import TextViews, TurnNetwork
+from reward_servers.turn_scorers.network import TextViews, TurnNetwork, Views
 from reward_servers.turn_scorers.pretraining import Comment, GoEmotionsError, Pretraining, pretrain, read_comments
 from reward_servers.turn_scorers.recipe import PUBLISHED, Pooling, Recipe, RecipeError, Variant, load_encoder
 from reward_servers.turn_scorers.saved import (
@@ -122,22 +124,55 @@ def test_only_the_upper_layers_learn_where_asked(encoder: str, labels: Sequence[
         train_scorer(labels, recipe(encoder, tuned_layers=3), tmp_path / "t")
 
 
-def test_a_frozen_encoder_reads_each_text_once_and_several_trainings_share_that(
-    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path
+@pytest.mark.parametrize("tuned", [0, 1])
+def test_frozen_layers_read_each_text_once_and_several_trainings_share_that(
+    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path, tuned: int
 ) -> None:
-    frozen, states = recipe(encoder, tuned_layers=0), {}  # type: ignore[var-annotated]
-    train_scorer(labels, frozen, tmp_path / "alone")
-    train_scorer(labels, replace(frozen, seed=1), tmp_path / "other", states=states)
-    kept = dict(states)
-    train_scorer(labels, frozen, tmp_path / "shared", states=states)
-    assert states.keys() == kept.keys() and len(kept) > len({reply.conversation for reply in labels})
+    partly, states = recipe(encoder, tuned_layers=tuned), KeptStates()
+    train_scorer(labels, partly, tmp_path / "alone")
+    train_scorer(labels, replace(partly, seed=1), tmp_path / "other", states=states)
+    texts = len(states)
+    assert texts > len({reply.conversation for reply in labels})
+    train_scorer(labels, partly, tmp_path / "shared", states=states)
+    assert len(states) == texts
+    train_scorer(labels, partly, tmp_path / "no-room", states=KeptStates(at_most=0))
     assert equal(weights(tmp_path / "alone"), weights(tmp_path / "shared"))
-    assert torch.equal(
-        load_file(Path(encoder) / "model.safetensors")["embeddings.word_embeddings.weight"],
-        weights(tmp_path / "shared")["embeddings.word_embeddings.weight"],
-    )
+    assert equal(weights(tmp_path / "alone"), weights(tmp_path / "no-room"))
     with pytest.raises(RecipeError, match="frozen"):
-        TurnNetwork(load_encoder(encoder)[1], recipe(encoder)).remember({})
+        TurnNetwork(load_encoder(encoder)[1], recipe(encoder)).remember(states)
+
+
+@pytest.mark.parametrize("pooling", list(Pooling))
+def test_what_is_kept_changes_neither_the_output_nor_the_slopes(encoder: str, pooling: Pooling) -> None:
+    tokenizer, model = load_encoder(encoder)
+    views = TextViews(tokenizer, 64)
+    turns = [views(HISTORY, "Hm."), views(HISTORY, "That is a long day before you, is there tea?")]
+    network = TurnNetwork(model, recipe(encoder, tuned_layers=1, pooling=pooling)).eval()
+    tuned = [parameter for parameter in network.parameters() if parameter.requires_grad]
+
+    def output_and_slopes() -> list[torch.Tensor]:
+        empathy, emotions = network(turns)
+        loss = empathy.square().sum() + emotions.square().sum()
+        return [empathy, emotions, *torch.autograd.grad(loss, tuned, allow_unused=True)]
+
+    plain = output_and_slopes()
+    network.remember(KeptStates())
+    for left, right in zip(plain, output_and_slopes(), strict=True):
+        assert (left is None) is (right is None)  # nothing reads the encoder's pooler
+        assert left is None or torch.allclose(left, right, atol=1e-5)
+
+
+def test_an_encoder_whose_upper_layers_cannot_be_run_alone_is_run_whole() -> None:
+    shape = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+    torch.manual_seed(0)
+    convolving = DebertaV2Model(DebertaV2Config(vocab_size=32, conv_kernel_size=3, conv_act="tanh", **shape)).eval()
+    network = TurnNetwork(convolving, recipe("any", tuned_layers=1)).eval()
+    turn = Views(both=[1, 9, 2, 8, 2], both_types=[0, 0, 0, 1, 1], context=[1, 9, 2])
+    with torch.no_grad():
+        before = network([turn])
+        network.remember(KeptStates())
+        after = network([turn])
+    assert torch.equal(before[0], after[0]) and torch.equal(before[1], after[1])
 
 
 def test_an_epoch_has_every_row_once() -> None:
