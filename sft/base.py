@@ -17,6 +17,8 @@ from dialogue.library_noise import silence_bitsandbytes
 from rl.engines.head import not_plain_logits
 from sft.config import ConfigError, ModelConfig, Precision, Quantisation
 
+BITSANDBYTES = "bitsandbytes==0.50.2"  # as the extra `sft` of pyproject.toml
+
 
 class BaseModelError(ValueError):
     """A base that cannot be used. The message says why, and what to do."""
@@ -130,7 +132,9 @@ def check_nf4(device: torch.device) -> None:
     if device.type not in ("cuda", "cpu"):
         raise ConfigError(f"{said}: runs on CUDA and on CPUs, not on {device.type}; set model.quantisation=none")
     if importlib.util.find_spec("bitsandbytes") is None:
-        raise ConfigError(f"{said}: needs bitsandbytes, which is not installed: pip install -e '.[sft]'")
+        raise ConfigError(
+            f"{said}: needs bitsandbytes, which is not installed: .venv/bin/pip install --no-deps {BITSANDBYTES}"
+        )
 
 
 def keep_slopes(lm: Any) -> None:

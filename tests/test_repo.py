@@ -203,6 +203,12 @@ def test_lock_holds_what_the_project_asks_for(target: str) -> None:
         assert requirement.specifier.contains(pin), f"{target}.lock has {requirement.name} {pin}, not {text}"
 
 
+def test_the_error_without_bitsandbytes_names_the_version_that_was_tested() -> None:
+    from sft.base import BITSANDBYTES
+
+    assert project()["optional-dependencies"]["sft"] == [BITSANDBYTES]
+
+
 def test_cpu_lock_leaves_out_what_exists_for_cuda_only() -> None:
     cuda_only = {"torchvision", "torchaudio", "torchcodec"}
     assert not cuda_only & set(lock_pins("cpu"))

@@ -146,17 +146,17 @@ def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures
     if not ablation.heads:
         return {}
     file, full = ablation.folder / PROBE, ablation.prepared[Variant.FULL]
-    known = _recorded(file, ablation)
-    if known is not None and json.loads(file.read_text(encoding="utf-8")).get("rows") != ablation.probe_rows:
-        known = None
+    key = f"{_fingerprint(ablation)}, probe of {ablation.probe_rows}"
+    known = _recorded(file, key)
     say(f"linear probe on the base's own states{': finished before' if known else ''}")
     if known is None:
         model = build_model(full.config, full.base, pick_device())
         size = full.config.optimizer.batch
-        at_most = ablation.probe_rows
-        known = linear_probe(model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, at_most, say)
+        known = linear_probe(
+            model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, ablation.probe_rows, say
+        )
         file.parent.mkdir(parents=True, exist_ok=True)
-        record = {"measured_on": _fingerprint(ablation), "rows": at_most, "measures": known.as_dict()}
+        record = {"measured_on": key, "measures": known.as_dict()}
         write_atomically(file, json.dumps(record, indent=1))
     return {"linear probe": known}
 
@@ -177,14 +177,14 @@ def _make(prepared: Prepared, ablation: Ablation) -> Measures:
 
 def _known(prepared: Prepared, ablation: Ablation) -> Measures | None:
     """The measures of a finished run; None where it is not finished, or was measured on other sequences."""
-    return _recorded(prepared.folder.path / MEASURES, ablation)
+    return _recorded(prepared.folder.path / MEASURES, _fingerprint(ablation))
 
 
-def _recorded(file: Path, ablation: Ablation) -> Measures | None:
+def _recorded(file: Path, key: str) -> Measures | None:
     if not file.is_file():
         return None
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return Measures(**record["measures"]) if record["measured_on"] == _fingerprint(ablation) else None
+    return Measures(**record["measures"]) if record["measured_on"] == key else None
 
 
 def _fingerprint(ablation: Ablation) -> str:

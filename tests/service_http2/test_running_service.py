@@ -303,7 +303,7 @@ def test_ten_thousand_hostile_requests_change_nothing(running: Running) -> None:
     document = httpx.get(f"{running.url}/openapi.json", headers=authorised, timeout=60).json()
     schema = schemathesis.openapi.from_url(f"{running.url}/openapi.json", headers=authorised)
     attack = Attack(schema, document, authorised)
-    attack.run(710)  # requests: twelve for each
+    attack.run(710)
     stranger = Attack(schema, document, {"Authorization": "Bearer guessed"})
     stranger.run(125)
     oversized = [

@@ -13,7 +13,7 @@ import torch
 
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.loaders import DataError
-from sft.base import BaseModelError, compute_dtype
+from sft.base import BITSANDBYTES, BaseModelError, compute_dtype
 from sft.batching import collate
 from sft.config import ConfigError, LoraConfig, Precision
 from sft.examples import Loss
@@ -168,7 +168,7 @@ def test_what_cannot_run_here_says_so(run_of: RunOf, model_of: ModelOf) -> None:
     with pytest.raises(BaseModelError, match=r"target_modules=\[query\]"):
         model_of(replace(prepared, config=changed))
     if importlib.util.find_spec("bitsandbytes") is None:
-        with pytest.raises(ConfigError, match=r"nf4: needs bitsandbytes, which is not installed: pip install -e"):
+        with pytest.raises(ConfigError, match=rf"nf4: needs bitsandbytes.* --no-deps {BITSANDBYTES}"):
             run_of("model.quantisation=nf4")
     if not torch.cuda.is_available():
         with pytest.raises(ConfigError, match="float16: only on CUDA"):

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import nn
 
+from sft.base import BITSANDBYTES
 from sft.batching import Batch, collate
 from sft.model import SftModel
 from sft.preparing import Prepared
 from sft.saved import load_model
 from sft.training import train
 
-pytest.importorskip("bitsandbytes", reason="not in cpu.lock: pip install -e '.[sft]'")
+pytest.importorskip("bitsandbytes", reason=f"not in cpu.lock: pip install --no-deps {BITSANDBYTES}")
 
 from bitsandbytes.functional import dequantize_4bit
 from bitsandbytes.nn import Linear4bit

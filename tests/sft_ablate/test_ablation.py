@@ -59,6 +59,9 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     said.clear()
     assert run_ablation(prepare_ablation(config, (0,)), said.append).read_bytes() == before
     assert all(line.endswith("finished before") for line in said)
+    said.clear()  # a probe of other sequences is another probe; the runs are what they were
+    assert "at most 1 training" in run_ablation(prepare_ablation(config, (0,), probe_rows=1), said.append).read_text()
+    assert [line.endswith("finished before") for line in said] == [False] + [True] * 5
 
 
 def test_a_run_that_another_process_trains_is_not_touched(ablation_config: ConfigOf) -> None:

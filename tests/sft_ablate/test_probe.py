@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -9,10 +10,11 @@ import numpy as np
 import pytest
 import torch
 
-from sft.ablation.probe import Turns, guess, labelled_turns, linear_probe
+from sft.ablation.probe import MAX_ROWS, Turns, guess, labelled_turns, linear_probe
 from sft.ablation.running import prepare_ablation
 from sft.ablation.variants import Variant
 from sft.batching import collate
+from sft.commands import ablate
 from sft.config import SftConfig
 from sft.corpus import Corpus
 from sft.examples import Loss, Source
@@ -92,3 +94,7 @@ def test_a_limit_spreads_over_the_training_sequences(ablation_config: ConfigOf) 
     assert len(rows) == 3 * limit
     limited = linear_probe(model, full.corpus, ablation.rows, ablation.heads, 4, full.pad_id, limit)
     assert limited == linear_probe(model, third, ablation.rows, ablation.heads, 4, full.pad_id)
+
+
+def test_the_command_offers_the_limit_that_the_probe_has() -> None:
+    assert inspect.signature(ablate).parameters["probe_rows"].default == MAX_ROWS

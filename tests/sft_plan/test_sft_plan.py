@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from benchmarks.sft_memory import SMALL, build, measure
-from sft.base import BaseModelError
+from sft.base import BITSANDBYTES, BaseModelError
 from sft.commands import app
 from sft.config import ConfigError, SftConfig
 from sft.config_loading import load_config
@@ -23,7 +23,7 @@ torch.set_num_threads(1)
 T4, QWEN = "t4", KNOWN["Qwen/Qwen3-8B"]
 LM_ONLY = ("losses.emotion=0", "losses.strategy=0", "losses.safety=0")
 NEEDS_4_BITS = pytest.mark.skipif(
-    importlib.util.find_spec("bitsandbytes") is None, reason="not in cpu.lock: pip install -e '.[sft]'"
+    importlib.util.find_spec("bitsandbytes") is None, reason=f"not in cpu.lock: pip install --no-deps {BITSANDBYTES}"
 )
 
 
