@@ -29,7 +29,7 @@ _REPLY_SHARE = 0.75  # of max_length that a reply may take; the context keeps th
 _SPEAKERS = {"user": "Speaker: ", "assistant": "Listener: "}
 
 _TRIED = range(1, 9)  # token ids of which any vocabulary has an entry
-_LIKE_LENGTHS = 4  # texts that are padded together on a CPU; a GPU pads all
+LIKE_LENGTHS = 4  # texts that are padded together on a CPU; a GPU pads all
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +142,7 @@ class TurnNetwork(nn.Module):
     def _encode(self, rows: Sequence[Sequence[int]], types: Sequence[Sequence[int]] | None) -> Tensor:
         """(B, H) pooled states of B rows of token ids. On a CPU texts of like length go through together."""
         on_cpu = self.emotion.weight.device.type == "cpu"
-        groups = by_length([len(row) for row in rows], _LIKE_LENGTHS if on_cpu else len(rows))
+        groups = by_length([len(row) for row in rows], LIKE_LENGTHS if on_cpu else len(rows))
         states = [self._pooled([rows[i] for i in group], types and [types[i] for i in group]) for group in groups]
         places = torch.tensor([place for group in groups for place in group], device=states[0].device)
         return torch.cat(states)[places.argsort()]
