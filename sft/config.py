@@ -85,7 +85,7 @@ class DataConfig:
         goemotions, esconv, empathetic_dialogues: a file, folder or hub id; goes before what `folder` holds.
         own: `shipped` for the examples that come with Rapport, a JSONL file in their format, "" for none.
         alpha: temperature of the mixture, see `sft.mixing`.
-        max_examples: of each source, the first ones; 0 for all.
+        max_examples: of each source, evenly spread over its file; 0 for all.
         max_dev: sequences of the dev loss, 0 for all; the same share of every source.
         length_window: batches among which sequences of similar length are put together; 1 turns that off.
         packing: several sequences in a row of at most `max_tokens`, as `sft.batching` says; a batch is then

@@ -10,6 +10,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from dialogue.loaders import DataError
 from sft.config import ConfigError, DataConfig, SafetyScope, SftConfig
@@ -30,6 +31,7 @@ _READERS = {
     Source.EMPATHETIC_DIALOGUES: read_empathetic_dialogues,
 }
 
+T = TypeVar("T")
 Examples = Mapping[Source, Sequence[Example]]
 
 
@@ -76,7 +78,7 @@ def read_examples(config: SftConfig, split: Split) -> dict[Source, list[Example]
         found[Source.OWN] = [example for file in files for example in read_own(file, split).examples]
     kept = {}
     for source, examples in found.items():
-        chosen = examples[: config.data.max_examples or None]
+        chosen = _spread(examples, min(config.data.max_examples or len(examples), len(examples)))
         fed = [fitted for example in chosen if (fitted := _for_losses(example, config)) is not None]
         if fed:
             kept[source] = fed
@@ -146,7 +148,8 @@ def rows_of_each(corpus: Corpus, limit: int) -> list[TokenSequence]:
     return [row for several in corpus.sequences.values() for row in _spread(several, min(limit, len(several)))]
 
 
-def _spread(several: Sequence[TokenSequence], wanted: int) -> list[TokenSequence]:
+def _spread(several: Sequence[T], wanted: int) -> list[T]:
+    """So many of them from the beginning to the end: a file may be ordered by its labels."""
     return [several[number * len(several) // wanted] for number in range(wanted)]
 
 

@@ -12,6 +12,7 @@ from sft.balance import emotion_counts, strategy_counts
 from sft.config import ConfigError
 from sft.config_loading import load_config
 from sft.corpus import read_examples, source_places
+from sft.emotions import Emotion
 from sft.examples import Loss, Source, Split
 from sft.readers.own import SHIPPED, read_own
 
@@ -65,6 +66,16 @@ def test_affect_and_unlabelled_utterances(tmp_path: Path) -> None:
     file.write_text("\n".join(map(json.dumps, lines)))
     report = read_own(file)
     assert report.left_out == 4 and all(example.losses == {Loss.AFFECT} for example in report.examples)
+
+
+def test_a_limit_takes_examples_of_the_whole_file_which_may_be_ordered_by_label(tmp_path: Path) -> None:
+    file = tmp_path / "own.jsonl"
+    ordered = [emotion for emotion in Emotion if emotion is not Emotion.NEUTRAL for _ in range(4)]
+    turns = [{"role": "seeker", "text": "Well.", "emotions": [emotion]} for emotion in ordered]
+    file.write_text("\n".join(json.dumps({"id": str(n), "turns": [turn]}) for n, turn in enumerate(turns)))
+    config = load_config("quickstart", [f"data.own={file}", "data.max_examples=9"])
+    found = [example.emotions[0][0] for example in read_examples(config, Split.TRAIN)[Source.OWN]]
+    assert len(found) == len(set(found)) == 9
 
 
 def test_where_the_sets_are(tmp_path: Path) -> None:
