@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dialogue.loaders import DataError
+from dialogue.loaders import STARTER, DataError
 from sft.balance import emotion_counts, strategy_counts
 from sft.config import ConfigError
 from sft.config_loading import load_config
@@ -27,6 +27,13 @@ def test_the_shipped_examples_cover_every_label() -> None:
     assert min(emotion_counts(both)) > 0 and min(strategy_counts(both)) > 0
     assert len({example.id for example in both}) == len(both) == 124
     assert {example.split for example in both} == {Split.TRAIN, Split.VALID}
+
+
+def test_every_reply_of_the_starter_conversations_has_a_strategy_and_most_seekers_an_emotion() -> None:
+    talks = [e for split in (Split.TRAIN, Split.VALID) for e in read_own(STARTER, split).examples]
+    assert all(set(talk.strategies) == set(talk.conversation.supporter_turns()) for talk in talks)
+    seekers = sum(len(talk.conversation.turns) - len(talk.strategies) for talk in talks)
+    assert sum(len(talk.emotions) for talk in talks) >= 0.9 * seekers
 
 
 def test_every_loss_is_measured_on_the_shipped_dev_examples() -> None:
