@@ -80,6 +80,9 @@ class Stepper(ABC):
         self.step = 0
         self.ranks = Ranks.here()
 
+    def begin(self) -> None:  # noqa: B027 - most stages have nothing to do
+        """What is done once, before the first step of a new run; a resumed one has it in its weights."""
+
     @abstractmethod
     def update(self) -> Metrics:
         """One optimizer step; its losses are those before it."""
@@ -178,6 +181,8 @@ def run_to_end(
     log: Log = RunLog(folder.path, tensorboard, stepper.step) if ranks.first else Silence()
     if checkpoint is not None:
         log.say(f"going on from {checkpoint}")
+    else:
+        stepper.begin()
     dev: Evaluation | None = None
     while stepper.step < plan.steps and not stepper.stopper.stop:
         values = stepper.update()

@@ -1,5 +1,6 @@
 """The loop of multi-task fine-tuning, in one process or in several that share the batches of a step (`sft.ranks`).
 
+    at the start       mean and spread of the states that each head reads (`sft.head_inputs`)
     for each step      1. draw `accumulation` batches of similar length from the mixture; pack them if asked to
                        2. count the items of each loss in all of them
                        3. for each batch: student's states -> terms -> joint loss over the step's items -> backward
@@ -27,6 +28,7 @@ from sft.batching import Batch, LengthGroups, collate, collate_packed
 from sft.checkpoint import RunFolder
 from sft.dev import DevResult, dev_loss
 from sft.examples import Loss
+from sft.head_inputs import standardise_heads
 from sft.loop import Evaluation, Metrics, Plan, Stepper, TrainingError, batch_seed, run_to_end
 from sft.losses import joint_loss
 from sft.mixing import MixtureSampler
@@ -38,6 +40,8 @@ from sft.teacher import Teacher
 from sft.terms import TermOptions, batch_terms
 from sft.tokens import TokenSequence
 from sft.tracking import draw_curves
+
+_MOST_DRAWN = 1000  # sequences looked through for the turns that standardise the heads
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +74,13 @@ class Trainer(Stepper):
         )
         if config.data.packing:
             check_packing(self.model)
+
+    def begin(self) -> None:
+        """Standardise the heads' inputs on the sequences that will be drawn first."""
+        corpus, optimizer = self.prepared.corpus, self.config.optimizer
+        sampler = MixtureSampler(corpus.sizes, self.config.data.alpha, self.config.seed)
+        first = (corpus.row(sampler.draw()) for _ in range(_MOST_DRAWN))
+        standardise_heads(self.model, first, optimizer.batch, self.prepared.pad_id)
 
     def update(self) -> Metrics:
         """One optimizer step; the number of its losses is before the update.
