@@ -84,6 +84,9 @@ class Panel:
     shares: bool = False
 
 
+_PANELS_ABREAST = 3
+
+
 def draw_curves(metrics: Path, picture: Path) -> None:
     """One panel for each loss, training and dev, and the heads' dev accuracy, as a PNG."""
     panels = [two_sides(name) for name in ("loss", "lm", "emotion", "strategy", "safety", "affect")]
@@ -97,20 +100,26 @@ def two_sides(name: str, shares: bool = False) -> Panel:
 
 
 def draw_panels(metrics: Path, picture: Path, panels: Sequence[Panel]) -> None:
-    """The panels that have something to show side by side, as a PNG; one that is empty takes the place of none."""
+    """The panels that have something to show, three abreast, as a PNG; one that is empty takes the place of none."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     records = read_metrics(metrics)
     shown = [panel for panel in panels if any(key in record for key in panel.lines for record in records)]
-    figure = Figure(figsize=(4 * max(len(shown), 1), 3.2), layout="constrained")
+    columns = min(max(len(shown), 1), _PANELS_ABREAST)
+    rows = max(-(-len(shown) // columns), 1)
+    figure = Figure(figsize=(4 * columns, 3.2 * rows), layout="constrained")
     FigureCanvasAgg(figure)
-    places = figure.subplots(1, max(len(shown), 1), squeeze=False)[0]
+    places = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for empty in places[len(shown) :]:
+        empty.set_axis_off()
     for place, panel in zip(places, shown, strict=False):
         for key, (style, label) in panel.lines.items():
             _line(place, records, key, style, label)
         place.set_title(panel.title)
         place.set_xlabel("step")
+        place.xaxis.set_major_locator(MaxNLocator(integer=True))
         if panel.shares:
             place.set_ylim(0, 1)
         place.legend()
