@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from dialogue.library_noise import quiet_loading
 from reward_servers.encoder import encoder_folder
 
 HIDDEN = 384
@@ -25,7 +26,8 @@ class TextEmbedder:
 
         folder = encoder_folder()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
+        with quiet_loading():
+            self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
 
     def embed(self, text: str) -> Tensor:

@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
-from transformers.utils import logging
 
+from dialogue.library_noise import quiet_loading
 from dialogue.tactics import TACTICS
 from reward_servers.tactics.windows import Window
 
@@ -143,14 +143,8 @@ def _plain_encoder(folder: Path) -> Any:
     few enough that dropout before the head suffices.
     """
     config = AutoConfig.from_pretrained(folder, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
+    with quiet_loading():
         return AutoModel.from_pretrained(folder, config=config, add_pooling_layer=False, dtype=torch.float32)
-    finally:
-        logging.set_verbosity(verbosity)
-        logging.enable_progress_bar()
 
 
 def _through(layers: nn.ModuleList, hidden: Tensor, mask: Tensor | None) -> Tensor:
