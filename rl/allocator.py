@@ -1,8 +1,9 @@
 """On a CPU, memory that PyTorch frees stays with the process.
 
-The C library gives every large block back to the kernel as it is freed. A learner's step allocates the same hundreds of
-megabytes again and again, and each time every page of them is mapped and zeroed anew: a tenth of a step or more on two
-cores (`python -m benchmarks.allocator`). Giving it back after each step would cost more than the C library's own way does.
+The C library gives every large block back to the kernel as it is freed. A learner's step allocates the same hundreds
+of megabytes again and again, and each time every page of them is mapped and zeroed anew: a tenth of a step or more on
+two cores (`python -m benchmarks.allocator`). Giving it back after each step would cost more than the C library's own
+way does.
 """
 
 from __future__ import annotations
