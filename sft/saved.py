@@ -132,8 +132,15 @@ def load_heads(model: SftModel, folder: Path) -> None:
         raise SavedModelError(f"{folder / HEADS_INFO} cannot be read ({type(error).__name__}: {error})") from error
     if heads != sorted(model.heads) or labels != LABELS:
         raise SavedModelError(f"{folder}: its heads {heads} or their labels are not {sorted(model.heads)}")
+    tensors = _tensors(folder / HEADS)
+    lacking = sorted(model.heads.state_dict().keys() - tensors.keys())
+    if lacking:
+        raise SavedModelError(
+            f"{folder / HEADS} lacks {', '.join(lacking[:3])}: another version of Rapport wrote it; use that one, or "
+            "train anew"
+        )
     try:
-        model.heads.load_state_dict(_tensors(folder / HEADS))
+        model.heads.load_state_dict(tensors)
     except RuntimeError as error:
         raise SavedModelError(f"{folder} does not fit its base: {error}") from error
 

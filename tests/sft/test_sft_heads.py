@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from dialogue.conversation import Conversation, Role, Turn
 from dialogue.loaders import DataError
@@ -20,7 +21,7 @@ from sft.examples import Loss
 from sft.model import SftModel
 from sft.predict import Predictor, Sampling
 from sft.preparing import Prepared
-from sft.saved import SavedModelError, load_model, save_model
+from sft.saved import HEADS, SavedModelError, load_model, save_model
 from sft.tokens import ChatTokens
 
 RunOf = Callable[..., Prepared]
@@ -94,6 +95,17 @@ def test_saved_and_loaded_by_one_call_it_predicts_the_same(run_of: RunOf, model_
     assert after.emotions is not None and sum(after.emotions.values()) == pytest.approx(1)
     assert after.strategies is not None and sum(after.strategies.values()) == pytest.approx(1)
     assert after.emotions[after.emotion] == max(after.emotions.values())  # type: ignore[index]
+
+
+def test_heads_that_an_older_version_saved_are_refused_with_what_they_lack(
+    run_of: RunOf, model_of: ModelOf, tmp_path: Path
+) -> None:
+    prepared = run_of()
+    save_model(model_of(prepared), prepared.config, tmp_path)
+    older = {name: value for name, value in load_file(tmp_path / HEADS).items() if "layers" in name}
+    save_file(older, tmp_path / HEADS)
+    with pytest.raises(SavedModelError, match=r"heads\.safetensors lacks emotion\.mean, .*train anew"):
+        load_model(tmp_path, CPU)
 
 
 def test_only_the_seeker_is_answered(run_of: RunOf) -> None:
