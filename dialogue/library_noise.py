@@ -19,8 +19,8 @@ def silence_bitsandbytes() -> None:
 
 
 @contextmanager
-def quiet_loading() -> Iterator[None]:
-    """No bars and no warnings of transformers: reading a small model takes a moment, and a log has its own lines."""
+def quiet_transformers() -> Iterator[None]:
+    """No bars and no warnings: reading or writing a small model takes a moment, and a log has its own lines."""
     from transformers.utils import logging as told
 
     verbosity, bars = told.get_verbosity(), told.is_progress_bar_enabled()

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dialogue.library_noise import quiet_loading
+from dialogue.library_noise import quiet_transformers
 from reward_servers.encoder import encoder_folder
 
 HIDDEN = 384
@@ -26,7 +26,7 @@ class TextEmbedder:
 
         folder = encoder_folder()
         self._tokenizer: Any = AutoTokenizer.from_pretrained(folder)
-        with quiet_loading():
+        with quiet_transformers():
             self._model: Any = AutoModel.from_pretrained(folder, dtype=torch.float32).eval()
         self._remembered: OrderedDict[str, Tensor] = OrderedDict()
 

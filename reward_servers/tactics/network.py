@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel
 
-from dialogue.library_noise import quiet_loading
+from dialogue.library_noise import quiet_transformers
 from dialogue.tactics import TACTICS
 from reward_servers.tactics.windows import Window
 
@@ -143,7 +143,7 @@ def _plain_encoder(folder: Path) -> Any:
     few enough that dropout before the head suffices.
     """
     config = AutoConfig.from_pretrained(folder, attention_probs_dropout_prob=0.0, hidden_dropout_prob=0.0)
-    with quiet_loading():
+    with quiet_transformers():
         return AutoModel.from_pretrained(folder, config=config, add_pooling_layer=False, dtype=torch.float32)
 
 

@@ -22,6 +22,7 @@ from torch.nn import functional
 
 from dialogue.conversation import Message
 from dialogue.emotions import Emotion
+from dialogue.library_noise import quiet_transformers
 from reward_servers.turn_scorers.batches import by_length, epoch_batches, step_seed
 from reward_servers.turn_scorers.encoding import encode, freeze
 from reward_servers.turn_scorers.network import TextViews, Views
@@ -135,8 +136,9 @@ def pretrain(
     place = _Place(out, identity, save_every_s)
     _learn(network, _rows(train, views), options, state, place, on_step)
     result = _measure(network.eval(), _rows(dev, views))
-    network.encoder.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with quiet_transformers():
+        network.encoder.save_pretrained(out)
+        tokenizer.save_pretrained(out)
     (out / STATE).unlink(missing_ok=True)
     return result
 

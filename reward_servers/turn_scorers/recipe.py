@@ -7,6 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from dialogue.library_noise import quiet_transformers
 from reward_servers.encoder import encoder_folder
 
 SHIPPED = "minilm"
@@ -103,17 +104,13 @@ def load_encoder(name: str) -> tuple[Any, Any]:
         RecipeError: there is no such encoder here or on the hub.
     """
     from transformers import AutoModel, AutoTokenizer
-    from transformers.utils import logging
 
     source = str(encoder_folder()) if name == SHIPPED else str(Path(name).expanduser()) if Path(name).exists() else name
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
     try:
-        return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype="float32")
+        with quiet_transformers():
+            return AutoTokenizer.from_pretrained(source), AutoModel.from_pretrained(source, dtype="float32")
     except (OSError, ValueError) as error:
         raise RecipeError(
             f"encoder {name!r} cannot be loaded: {str(error).splitlines()[0]}. Give {SHIPPED}, the folder of a Hugging "
             "Face encoder, or a hub id where the hub can be reached"
         ) from error
-    finally:
-        logging.set_verbosity_warning()  # bars stay off: saving would draw one between the lines of progress

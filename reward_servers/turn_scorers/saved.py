@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
+from dialogue.library_noise import quiet_transformers
 from reward_servers.turn_scorers.network import TextViews, TurnNetwork
 from reward_servers.turn_scorers.recipe import Pooling, Recipe, Variant, load_encoder
 
@@ -47,8 +48,9 @@ class Card:
 def save_scorer(network: TurnNetwork, views: TextViews, card: Card, folder: Path) -> None:
     """Write everything but the card, then the card: a folder with a card is complete."""
     folder.mkdir(parents=True, exist_ok=True)
-    network.encoder.save_pretrained(folder / ENCODER)
-    views.tokenizer.save_pretrained(folder / ENCODER)
+    with quiet_transformers():
+        network.encoder.save_pretrained(folder / ENCODER)
+        views.tokenizer.save_pretrained(folder / ENCODER)
     heads = {name: t.contiguous().cpu() for name, t in network.state_dict().items() if not name.startswith("encoder.")}
     save_file(heads, folder / HEADS)
     write_whole(folder / CARD, (json.dumps(asdict(card), indent=2) + "\n").encode())

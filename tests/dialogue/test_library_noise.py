@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from transformers.utils import logging
 
-from dialogue.library_noise import quiet_loading
+from dialogue.library_noise import quiet_transformers
 
 
 @pytest.mark.parametrize("bars", [True, False])
@@ -13,7 +13,7 @@ def test_transformers_is_quiet_inside_and_as_before_afterwards_whatever_happens(
     (logging.enable_progress_bar if bars else logging.disable_progress_bar)()
     verbosity = logging.get_verbosity()
     try:
-        with pytest.raises(OSError, match="torn"), quiet_loading():
+        with pytest.raises(OSError, match="torn"), quiet_transformers():
             assert not logging.is_progress_bar_enabled()
             assert logging.get_verbosity() == logging.ERROR
             raise OSError("a torn file")

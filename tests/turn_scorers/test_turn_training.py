@@ -182,11 +182,11 @@ def test_an_epoch_has_every_row_once() -> None:
     assert batches != epoch_batches(10, 4, seed=1, stage="empathy", epoch=1)
 
 
-@pytest.mark.parametrize("stop_at", [2, 9])  # STM: in its first stage, in its second
+@pytest.mark.parametrize(("stop_at", "tuned"), [(2, None), (9, None), (9, 1)])  # STM: in its first stage, in its second
 def test_a_killed_training_ends_as_one_that_was_not(
-    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path, stop_at: int
+    encoder: str, labels: Sequence[LabelledReply], tmp_path: Path, stop_at: int, tuned: int | None
 ) -> None:
-    stm = recipe(encoder, Variant.STM)
+    stm = recipe(encoder, Variant.STM, tuned_layers=tuned)
     train_scorer(labels, stm, tmp_path / "whole")
 
     def stop(step: Step) -> None:
