@@ -1,4 +1,4 @@
-"""`rapport sft`: train, quickstart, dpo, pairs, ablate, plan, export, safety-check.
+"""`rapport sft`: train, quickstart, dpo, pairs, ablate, evaluate, plan, export, safety-check.
 
 Heavy modules are imported when one runs.
 """
@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sft.chat.commands import safety_check
+from sft.measuring.commands import evaluate, split_of
 
 if TYPE_CHECKING:
     from rl.reward_client import BlockingScorer
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Fine-tune with emotion and strategy heads.")
 app.command("safety-check")(safety_check)
+app.command()(evaluate)
 
 Overrides = Annotated[
     list[str] | None, typer.Argument(help="key=value, for example data.folder=data optimizer.lr=1e-4")
@@ -244,14 +246,11 @@ def ablate(
     """
     from sft.ablation.variants import parse_seeds
     from sft.config_loading import load_config
-    from sft.examples import Split
 
-    config, numbers = load_config(preset, overrides or []), parse_seeds(seeds)
-    if split not in (Split.VALID, Split.TEST):
-        raise typer.BadParameter(f"{split!r}: expected valid or test", param_hint="--split")
+    config, numbers, measured = load_config(preset, overrides or []), parse_seeds(seeds), split_of(split)
     from sft.ablation.running import prepare_ablation, run_ablation
 
-    ablation = prepare_ablation(config, numbers, Split(split), of_each, probe_rows)
+    ablation = prepare_ablation(config, numbers, measured, of_each, probe_rows)
     typer.echo(ablation.describe())
     if not dry_run:
         typer.echo(f"table {run_ablation(ablation, typer.echo)}")

@@ -85,7 +85,8 @@ def read_examples(config: SftConfig, split: Split) -> dict[Source, list[Example]
         else:
             _log.warning("%s: none of %d examples feeds a loss that is on; it is not used", source, len(chosen))
     if not kept:
-        raise DataError(f"no {split.value} example feeds a loss whose lambda is above 0")
+        lacking = " (examples of your own are train and valid alone)" if split is Split.TEST and not places else ""
+        raise DataError(f"no {split.value} example feeds a loss whose lambda is above 0{lacking}")
     return kept
 
 

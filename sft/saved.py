@@ -95,6 +95,16 @@ def where_models_are(source: Path) -> Iterator[Path]:
     yield from (source / "best", *reversed(checkpoints), source)
 
 
+def tuned_folder(folder: Path) -> Path | None:
+    """The folder that holds heads, and an adapter or merged weights: the best model of a run, its newest checkpoint
+    where nothing was measured yet, or this one; None where there is none."""
+    for place in where_models_are(folder):
+        described = (place / CONFIG).is_file() and (place / HEADS_INFO).is_file()
+        if described and ((place / ADAPTER).is_file() or is_merged(place)):
+            return place
+    return None
+
+
 def saved_config(folder: Path) -> SftConfig:
     """The configuration of the run that wrote `folder`."""
     if not (folder / CONFIG).is_file() or not (folder / HEADS_INFO).is_file():

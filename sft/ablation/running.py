@@ -2,7 +2,7 @@
 
     <output_dir>/<name>-ablation/
         full-seed0/ no-emotion-seed0/ ...   runs like any other, each with measures.json once it is finished
-        probe.json                              the linear probe on the base, see `sft.ablation.probe`
+        probe.json                              the linear probe on the base, see `sft.measuring.probe`
         ablation.md  ablation.json  ablation.png
 
 Resumable: a finished run is read from its measures.json, an interrupted one goes on from its checkpoint. The table is
@@ -22,8 +22,6 @@ from typing import Any
 
 from rl.files import write_atomically
 from rl.run_lock import only_run_in
-from sft.ablation.measure import Measures, as_rows, majority, measure, read_where_labelled
-from sft.ablation.probe import MAX_ROWS, linear_probe
 from sft.ablation.table import Baselines, as_json, as_markdown, draw
 from sft.ablation.variants import Variant, ablation_folder, of_seed, of_variant, planned, variants_of
 from sft.base import pick_device
@@ -31,6 +29,8 @@ from sft.checkpoint import RunFolder
 from sft.config import SftConfig
 from sft.corpus import dev_rows, read_examples, rows_of_each, tokenise
 from sft.examples import Loss, Split
+from sft.measuring.measures import Measures, as_rows, commonest, head_scores, read, read_where_labelled
+from sft.measuring.probe import MAX_ROWS, linear_probe
 from sft.model import build_model
 from sft.preparing import Prepared, prepare
 from sft.saved import load_model
@@ -39,6 +39,7 @@ from sft.tracking import read_metrics
 from sft.training import train
 
 MEASURES, PROBE = "measures.json", "probe.json"
+_LONG = 200  # sequences to read, from which on progress is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,7 +112,7 @@ def prepare_ablation(
     chosen = dev_rows(corpus, config.data.max_dev) if of_each is None else rows_of_each(corpus, of_each)
     rows = read_where_labelled(chosen)
     heads = [loss for loss in (Loss.EMOTION, Loss.STRATEGY) if config.losses.of(loss)]
-    baseline = majority(full.corpus, rows, heads)
+    baseline = Measures(**head_scores(commonest(full.corpus, rows, heads)))
     ablation = Ablation(config, tuple(seeds), split, prepared, rows, baseline, probe_rows)
     for seed, variant in planned(list(prepared), seeds):
         ablation.run_of(variant, seed).folder.check()
@@ -152,13 +153,27 @@ def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures
     if known is None:
         model = build_model(full.config, full.base, pick_device())
         size = full.config.optimizer.batch
-        known = linear_probe(
-            model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, ablation.probe_rows, say
+        probe = linear_probe(
+            model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, ablation.probe_rows, _by_tenths(say)
         )
+        known = Measures(**head_scores(probe))
         file.parent.mkdir(parents=True, exist_ok=True)
         record = {"measured_on": key, "measures": known.as_dict()}
         write_atomically(file, json.dumps(record, indent=1))
     return {"linear probe": known}
+
+
+def _by_tenths(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
+    """Progress in some ten lines, where it takes a while."""
+    told: set[tuple[str, int]] = set()
+
+    def on_progress(what: str, done: int, of: int) -> None:
+        tenth = 10 * done // of
+        if of >= _LONG and tenth and (what, tenth) not in told:
+            told.add((what, tenth))
+            say(f"{what}: {done} of {of} sequences read")
+
+    return on_progress
 
 
 def _make(prepared: Prepared, ablation: Ablation) -> Measures:
@@ -167,7 +182,7 @@ def _make(prepared: Prepared, ablation: Ablation) -> Measures:
         result = train(prepared)
     model = load_model(result.folder / "best").model
     size, chunk = prepared.config.optimizer.batch, prepared.config.vocabulary_chunk
-    found = measure(model, ablation.rows, size, prepared.pad_id, chunk)
+    found = read(model, ablation.rows, size, prepared.pad_id, chunk).measures
     speeds = [r["tokens_per_s"] for r in read_metrics(result.folder / "metrics.jsonl") if "tokens_per_s" in r]
     found = replace(found, tokens_per_s=statistics.median(speeds))
     record = {"measured_on": _fingerprint(ablation), "best_step": result.best_step, "measures": found.as_dict()}

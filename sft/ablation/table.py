@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from sft.ablation.measure import Measures
 from sft.ablation.variants import Variant
+from sft.measuring.measures import Measures
 
 Results = Mapping[tuple[Variant, int], Measures]
 """What is finished, by variant and seed."""

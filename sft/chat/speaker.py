@@ -17,17 +17,7 @@ from sft.base import open_weights, pick_device
 from sft.chat.directives import directive_penalty
 from sft.emotions import Emotion
 from sft.predict import Predictor, Sampling
-from sft.saved import (
-    ADAPTER,
-    CONFIG,
-    HEADS_INFO,
-    end_ids,
-    is_merged,
-    load_model,
-    load_tokenizer,
-    pad_id,
-    where_models_are,
-)
+from sft.saved import end_ids, load_model, load_tokenizer, pad_id, tuned_folder
 from sft.strategies import Strategy
 from sft.system_role import system_in_first_turn, takes_system
 
@@ -147,16 +137,6 @@ def load_speaker(model: str, device: torch.device | None = None) -> Speaker:
         return Speaker(loaded.model.lm, loaded.tokenizer, loaded.model.compute, heads, loaded.config.data.system)
     folder = resolve_model(model)
     return Speaker(_plain_model(folder, place), load_tokenizer(folder))
-
-
-def tuned_folder(folder: Path) -> Path | None:
-    """The folder that holds heads, and an adapter or merged weights: the best model of a run, its newest checkpoint
-    where nothing was measured yet, or this one; None where there is none."""
-    for place in where_models_are(folder):
-        described = (place / CONFIG).is_file() and (place / HEADS_INFO).is_file()
-        if described and ((place / ADAPTER).is_file() or is_merged(place)):
-            return place
-    return None
 
 
 def _plain_model(folder: Path, device: torch.device) -> Any:

@@ -14,13 +14,13 @@ from typer.testing import CliRunner
 
 from rl.run_lock import only_run_in
 from sft.ablation import running
-from sft.ablation.measure import Measures, macro_f1, measure, read_where_labelled
 from sft.ablation.running import prepare_ablation, run_ablation
 from sft.ablation.table import as_json, as_markdown, draw, spread
 from sft.ablation.variants import Variant, parse_seeds, variants_of
 from sft.commands import app
 from sft.config import ConfigError, SftConfig
 from sft.examples import Loss, Source
+from sft.measuring.measures import Measures, macro_f1, read, read_where_labelled
 from sft.saved import load_model
 from sft.tokens import TokenSequence
 from sft.tracking import read_metrics
@@ -105,7 +105,7 @@ def test_a_measure_is_the_dev_loss_and_accuracy_of_the_run(ablation_config: Conf
     run_ablation(ablation, lambda text: None)
     prepared = ablation.run_of(Variant.FULL, 0)
     dev = next(r for r in read_metrics(prepared.folder.path / "metrics.jsonl") if "dev/loss" in r)
-    found = measure(load_model(prepared.folder.best).model, ablation.rows, 1, prepared.pad_id, 700)
+    found = read(load_model(prepared.folder.best).model, ablation.rows, 1, prepared.pad_id, 700).measures
     assert found.lm_loss == pytest.approx(dev["dev/lm"], rel=1e-5)
     assert found.emotion_accuracy == pytest.approx(dev["dev/emotion_accuracy"])
     assert found.strategy_accuracy == pytest.approx(dev["dev/strategy_accuracy"])

@@ -55,7 +55,7 @@ def test_an_exported_run_is_talked_with_and_keeps_its_heads(run: Path, tmp_path:
 
 
 def test_an_interrupted_run_is_talked_with_through_its_newest_checkpoint(run: Path) -> None:
-    from sft.chat.speaker import tuned_folder
+    from sft.saved import tuned_folder
 
     assert tuned_folder(run) == run / "checkpoints" / "step-000010"
     assert load_speaker(str(run), CPU).has_heads

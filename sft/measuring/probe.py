@@ -15,10 +15,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from sft.ablation.measure import CLASSES, Measures, as_indicators, head_scores
 from sft.batching import collate
 from sft.corpus import Corpus
 from sft.examples import Loss
+from sft.measuring.measures import CLASSES, Guesses, as_indicators
 from sft.model import SftModel
 from sft.tokens import TokenSequence
 
@@ -42,29 +42,25 @@ def linear_probe(
     batch_size: int,
     pad_id: int,
     limit: int = MAX_ROWS,
-    say: Callable[[str], None] | None = None,
-) -> Measures:
-    """What the probe gives on `rows`, for each head that has labels in both.
+    on_progress: Callable[[str, int, int], None] | None = None,
+) -> dict[Loss, Guesses]:
+    """What the probe says of `rows`, for each head that has labels in both.
 
     Args:
         model: its adapter and dropout are off while it reads.
         train: the sequences that the runs are trained on.
         heads: EMOTION, STRATEGY or both.
         limit: at most so many of them are read, evenly spread.
-        say: told how far the reading is.
+        on_progress: told what is read, how many sequences of it, and of how many.
     """
     wanted = list(heads)
     fed = [row for part in train.sequences.values() for row in part if row.losses & set(wanted)]
     taken = min(limit, len(fed))
     chosen = [fed[n * len(fed) // taken] for n in range(taken)]
-    learnt = labelled_turns(model, chosen, wanted, batch_size, pad_id, say)
-    measured = labelled_turns(model, rows, wanted, batch_size, pad_id, say)
+    learnt = labelled_turns(model, chosen, wanted, batch_size, pad_id, on_progress)
+    measured = labelled_turns(model, rows, wanted, batch_size, pad_id, on_progress)
     both = [loss for loss in wanted if loss in learnt and loss in measured]
-    return Measures(
-        **head_scores(
-            {loss: (guess(learnt[loss], measured[loss].states), measured[loss].labels) for loss in both},
-        )
-    )
+    return {loss: Guesses(guess(learnt[loss], measured[loss].states), measured[loss].labels) for loss in both}
 
 
 def labelled_turns(
@@ -73,16 +69,15 @@ def labelled_turns(
     heads: Iterable[Loss],
     batch_size: int,
     pad_id: int,
-    say: Callable[[str], None] | None = None,
+    on_progress: Callable[[str, int, int], None] | None = None,
 ) -> dict[Loss, Turns]:
     """The turns of some sequences that each head would read, as the base alone sees them; none where there are none."""
     found: dict[Loss, list[Turns]] = {loss: [] for loss in heads}
     ordered = sorted(rows, key=lambda row: len(row.ids))
     with model.as_teacher():
-        tenth = max(20, len(ordered) // batch_size // 10) * batch_size
         for start in range(0, len(ordered), batch_size):
-            if say and start and start % tenth == 0:
-                say(f"linear probe: {start} of {len(ordered)} sequences read")
+            if on_progress:
+                on_progress("linear probe", start, len(ordered))
             batch = collate(ordered[start : start + batch_size], pad_id).to(model.device)
             states = model.states(batch.ids, batch.attention)
             for loss, several in found.items():

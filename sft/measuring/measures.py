@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -47,19 +47,55 @@ class Measures:
         return asdict(self)
 
 
+@dataclass(frozen=True, slots=True)
+class Guesses:
+    """Of one head, for M turns: its likeliest class of each, and (M, C) whether a class is a label of the turn."""
+
+    said: list[int]
+    labels: NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What a model makes of some sequences.
+
+    Attributes:
+        nll: the summed negative log-likelihood of their reply tokens, in nats.
+        tokens: how many reply tokens there are.
+        heads: of each head that the model has and the sequences have labels for.
+    """
+
+    nll: float
+    tokens: int
+    heads: dict[Loss, Guesses]
+
+    @property
+    def measures(self) -> Measures:
+        """Without `tokens_per_s`."""
+        return Measures(lm_loss=self.nll / self.tokens if self.tokens else None, **head_scores(self.heads))
+
+
 @torch.no_grad()
-def measure(model: SftModel, rows: Sequence[TokenSequence], batch_size: int, pad_id: int, chunk: int) -> Measures:
-    """Without `tokens_per_s`.
+def read(
+    model: SftModel,
+    rows: Sequence[TokenSequence],
+    batch_size: int,
+    pad_id: int,
+    chunk: int,
+    on_read: Callable[[int, int], None] | None = None,
+) -> Reading:
+    """Let a model read some sequences.
 
     Args:
         model: in evaluation mode.
         rows: sequences of the full run, whose labels are read by the heads that the model has.
         chunk: words of the vocabulary per product.
+        on_read: told after each batch how many sequences are read, and of how many.
     """
     ordered = sorted(rows, key=lambda row: len(row.ids))
     nll, tokens = 0.0, 0
-    guesses: dict[Loss, list[int]] = {loss: [] for loss in CLASSES if loss.value in model.heads}
-    labels: dict[Loss, list[NDArray[np.bool_]]] = {loss: [] for loss in guesses}
+    said: dict[Loss, list[int]] = {loss: [] for loss in CLASSES if loss.value in model.heads}
+    labels: dict[Loss, list[NDArray[np.bool_]]] = {loss: [] for loss in said}
     for start in range(0, len(ordered), batch_size):
         batch = collate(ordered[start : start + batch_size], pad_id).to(model.device)
         states = model.states(batch.ids, batch.attention)
@@ -67,12 +103,13 @@ def measure(model: SftModel, rows: Sequence[TokenSequence], batch_size: int, pad
         if len(spots):
             losses = token_nll(spots.pick(states), model.output_weight, spots.targets, chunk)
             nll, tokens = nll + float(losses.double().sum()), tokens + len(spots)
-        for loss in guesses:
+        for loss in said:
             if len(batch.spots[loss]):
-                guesses[loss] += model.read(loss, batch, states).argmax(-1).tolist()
+                said[loss] += model.read(loss, batch, states).argmax(-1).tolist()
                 labels[loss] += list(as_indicators(batch.spots[loss].targets.cpu(), CLASSES[loss]))
-    scores = head_scores({loss: (guesses[loss], np.array(labels[loss])) for loss in guesses if labels[loss]})
-    return Measures(lm_loss=nll / tokens if tokens else None, **scores)
+        if on_read:
+            on_read(min(start + batch_size, len(ordered)), len(ordered))
+    return Reading(nll, tokens, {loss: Guesses(said[loss], np.array(labels[loss])) for loss in said if said[loss]})
 
 
 def read_where_labelled(rows: Sequence[TokenSequence]) -> list[TokenSequence]:
@@ -87,16 +124,16 @@ def read_where_labelled(rows: Sequence[TokenSequence]) -> list[TokenSequence]:
     return [row for row in kept if row.losses]
 
 
-def majority(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]) -> Measures:
-    """What always naming the commonest class of the training labels gives on `rows`."""
+def commonest(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]) -> dict[Loss, Guesses]:
+    """Always naming the commonest class of the training labels, on `rows`."""
     several = list(rows)
     found = {}
     for loss in heads:
         counts = sum(as_rows(loss, (row for part in train.sequences.values() for row in part)))
         labels = [row > 0 for row in as_rows(loss, several)]
         if labels:
-            found[loss] = ([int(np.argmax(counts))] * len(labels), np.array(labels))
-    return Measures(**head_scores(found))
+            found[loss] = Guesses([int(np.argmax(counts))] * len(labels), np.array(labels))
+    return found
 
 
 def as_rows(loss: Loss, rows: Iterable[TokenSequence]) -> list[NDArray[np.float64]]:
@@ -134,10 +171,15 @@ def macro_f1(guesses: Sequence[int], labels: NDArray[np.bool_]) -> float:
     return float(f1_score(labels, said, average="macro", labels=there, zero_division=0.0))
 
 
-def head_scores(found: dict[Loss, tuple[list[int], NDArray[np.bool_]]]) -> dict[str, float]:
-    """From M guesses and (M, C) labels of each head to the fields of `Measures`."""
+def head_scores(heads: Mapping[Loss, Guesses]) -> dict[str, float]:
+    """Accuracy and macro F1 of each head, under the names of `Measures`."""
     scores: dict[str, float] = {}
-    for loss, (guesses, labels) in found.items():
-        hits = labels[np.arange(len(guesses)), guesses]
-        scores |= {f"{loss.value}_accuracy": float(hits.mean()), f"{loss.value}_f1": macro_f1(guesses, labels)}
+    for loss, head in heads.items():
+        hits = hits_of(head)
+        scores |= {f"{loss.value}_accuracy": float(hits.mean()), f"{loss.value}_f1": macro_f1(head.said, head.labels)}
     return scores
+
+
+def hits_of(head: Guesses) -> NDArray[np.bool_]:
+    """(M,) whether the guess is one of the turn's labels."""
+    return head.labels[np.arange(len(head.said)), head.said]

@@ -1,0 +1,240 @@
+"""`rapport sft evaluate`: what a fine-tuned model is worth on sequences that it was not trained on.
+
+    LM loss      mean over reply tokens, in nats
+    accuracy     share of labelled turns whose likeliest class is one of the labels, with Wilson's 95 % interval
+    macro F1     mean over the classes that some turn has
+
+Beside each head stand the commonest class of the training labels and, where asked for, a linear probe on the states of
+the base. The interval takes turns as independent draws: it says how far a figure may move with other turns, not with
+another seed of the training.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rl.models import resolve_model
+from sft.config import ConfigError, SftConfig
+from sft.config_loading import load_config
+from sft.corpus import Corpus, read_examples, rows_of_each, source_places, tokenise
+from sft.emotions import EMOTIONS
+from sft.examples import Loss, Source, Split
+from sft.measuring.measures import (
+    CLASSES,
+    Guesses,
+    commonest,
+    hits_of,
+    macro_f1,
+    read,
+    read_where_labelled,
+)
+from sft.measuring.probe import linear_probe
+from sft.predict import token_config
+from sft.saved import CONFIG, is_merged, load_model, load_tokenizer, pad_id, tuned_folder
+from sft.strategies import STRATEGIES
+from sft.tokens import ChatTokens, TokenSequence
+
+CONFIDENCE = 0.95
+NAMES: Mapping[Loss, Sequence[str]] = {Loss.EMOTION: EMOTIONS, Loss.STRATEGY: STRATEGIES}
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """Of a head, or of what it is compared with.
+
+    Attributes:
+        accuracy, low, high: shares, the last two the ends of the interval.
+    """
+
+    accuracy: float
+    low: float
+    high: float
+    macro_f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class ClassScore:
+    """Of one label: on how many turns it stands, how often it was said, and how often it was said of one of them."""
+
+    turns: int
+    said: int
+    right: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadResult:
+    """Of one head.
+
+    Attributes:
+        turns: labelled ones.
+        sources: where they are from.
+        scores: of `head`, `commonest label` and, if fitted, `linear probe`.
+        classes: by label, in the order of the head's outputs.
+    """
+
+    turns: int
+    sources: tuple[str, ...]
+    scores: Mapping[str, Score]
+    classes: Mapping[str, ClassScore]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Of one model.
+
+    Attributes:
+        sequences: how many were read of each source.
+        lm_loss: nats a reply token; None where no sequence has a reply.
+        reply_tokens: how many.
+        probe_rows: training sequences that the probe read at most; 0 for no probe.
+    """
+
+    model: str
+    base: str
+    split: str
+    sequences: Mapping[str, int]
+    lm_loss: float | None
+    reply_tokens: int
+    heads: Mapping[str, HeadResult]
+    probe_rows: int
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"confidence": CONFIDENCE, **asdict(self)}
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What was read and checked before the weights are loaded."""
+
+    folder: Path
+    config: SftConfig
+    split: Split
+    train: Corpus
+    rows: list[TokenSequence]
+
+    @property
+    def heads(self) -> list[Loss]:
+        return [loss for loss in CLASSES if self.config.losses.of(loss)]
+
+    def describe(self) -> str:
+        counted = ", ".join(f"{source} {count}" for source, count in _counts(self.rows).items())
+        return f"{self.folder} on {len(self.rows)} {self.split.value} sequences: {counted}"
+
+
+def plan_evaluation(
+    source: Path, overrides: Sequence[str], split: Split | None = None, of_each: int | None = None
+) -> Plan:
+    """Read what a model will be measured on.
+
+    Args:
+        source: a run, one of its checkpoints, or an exported folder.
+        overrides: `data.*` keys that differ from those of the training.
+        split: None for `test`, or `valid` where there are none of the three sets: examples of one's own have no test
+            split.
+        of_each: at most so many sequences of each source, evenly spread; None for all.
+
+    Raises:
+        ConfigError: no fine-tuned model there, or an override of anything but data.
+        DataError: the data cannot be read.
+        SavedModelError, BaseModelError: the model's configuration or its base cannot be had.
+    """
+    folder = tuned_folder(source.expanduser())
+    if folder is None:
+        raise ConfigError(f"{source} holds no fine-tuned model: give the folder of a run, such as runs/sft-quickstart")
+    other = [pair for pair in overrides if not pair.startswith("data.")]
+    if other:
+        raise ConfigError(f"{other[0]!r}: the model is what it was trained to be; only data.* can be set")
+    config = load_config(str(folder / CONFIG), overrides)
+    base = folder if is_merged(folder) else resolve_model(config.model.path)
+    chat = ChatTokens(load_tokenizer(base), token_config(config.data))
+    measured = split or (Split.TEST if source_places(config.data) else Split.VALID)
+    corpus = tokenise(read_examples(config, measured), chat)
+    every = [row for several in corpus.sequences.values() for row in several]
+    rows = read_where_labelled(every if of_each is None else rows_of_each(corpus, of_each))
+    return Plan(folder, config, measured, tokenise(read_examples(config, Split.TRAIN), chat), rows)
+
+
+def evaluate(
+    plan: Plan, probe_rows: int = 0, batch_size: int = 8, on_progress: Callable[[str, int, int], None] | None = None
+) -> Evaluation:
+    """Measure a model.
+
+    Args:
+        probe_rows: training sequences that the linear probe reads at most; 0 for no probe.
+        on_progress: told what is being read, how many sequences of it, and of how many.
+
+    Raises:
+        ConfigError: a probe is asked for beside an exported model, which no longer has its base.
+        Others: what `sft.saved.load_model` raises.
+    """
+    if probe_rows and is_merged(plan.folder):
+        raise ConfigError(f"{plan.folder} is merged, so there is no base to probe: give the run it was exported from")
+    loaded = load_model(plan.folder)
+    pad = pad_id(loaded.tokenizer)
+    tell = on_progress or (lambda what, done, of: None)
+    chunk = plan.config.vocabulary_chunk
+    found = read(loaded.model, plan.rows, batch_size, pad, chunk, lambda done, of: tell("measuring", done, of))
+    named = {"head": found.heads, "commonest label": commonest(plan.train, plan.rows, plan.heads)}
+    if probe_rows:
+        named["linear probe"] = linear_probe(
+            loaded.model, plan.train, plan.rows, plan.heads, batch_size, pad, probe_rows, tell
+        )
+    heads = {
+        loss.value: _head(loss, {name: of[loss] for name, of in named.items() if loss in of}, plan)
+        for loss in found.heads
+    }
+    return Evaluation(
+        model=str(plan.folder),
+        base=plan.config.model.path,
+        split=plan.split.value,
+        sequences=_counts(plan.rows),
+        lm_loss=found.measures.lm_loss,
+        reply_tokens=found.tokens,
+        heads=heads,
+        probe_rows=probe_rows,
+    )
+
+
+def _head(loss: Loss, guesses: Mapping[str, Guesses], plan: Plan) -> HeadResult:
+    head = guesses["head"]
+    said, hits = np.asarray(head.said), hits_of(head)
+    classes = {
+        label: ClassScore(int(head.labels[:, c].sum()), int((said == c).sum()), int((hits & (said == c)).sum()))
+        for c, label in enumerate(NAMES[loss])
+    }
+    sources = tuple(sorted({row.source.value for row in plan.rows if loss in row.losses}))
+    return HeadResult(len(said), sources, {name: score(one) for name, one in guesses.items()}, classes)
+
+
+def score(guesses: Guesses) -> Score:
+    """Accuracy with Wilson's interval, and macro F1."""
+    from scipy.stats import binomtest
+
+    hits = hits_of(guesses)
+    interval = binomtest(int(hits.sum()), len(hits)).proportion_ci(CONFIDENCE, method="wilson")
+    f1 = macro_f1(guesses.said, guesses.labels)
+    return Score(float(hits.mean()), float(interval.low), float(interval.high), f1)
+
+
+def _counts(rows: Sequence[TokenSequence]) -> dict[str, int]:
+    counted = Counter(row.source for row in rows)
+    return {source.value: counted[source] for source in Source if counted[source]}
+
+
+def as_text(found: Evaluation) -> str:
+    """The lines that the command prints."""
+    lines = []
+    if found.lm_loss is not None:
+        lines.append(f"LM loss {found.lm_loss:.4f} nats a token, over {found.reply_tokens:,} reply tokens")
+    for name, head in found.heads.items():
+        lines.append(f"{name}: {head.turns:,} turns of {', '.join(head.sources)}")
+        for of, one in head.scores.items():
+            interval = f"[{one.low:.3f}, {one.high:.3f}]"
+            lines.append(f"  {of:<16} accuracy {one.accuracy:.3f} {interval}   macro F1 {one.macro_f1:.3f}")
+    return "\n".join(lines)
