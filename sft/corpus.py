@@ -82,7 +82,7 @@ def read_examples(config: SftConfig, split: Split) -> dict[Source, list[Example]
         fed = [fitted for example in chosen if (fitted := _for_losses(example, config)) is not None]
         if fed:
             kept[source] = fed
-        else:
+        elif chosen:
             _log.warning("%s: none of %d examples feeds a loss that is on; it is not used", source, len(chosen))
     if not kept:
         lacking = " (examples of your own are train and valid alone)" if split is Split.TEST and not places else ""
