@@ -29,6 +29,7 @@ NAMES = {
 }
 _DIGITS = {"lm_loss": 4, "tokens_per_s": 0}
 _CONFIDENCE = 0.95
+_ABREAST = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,16 +118,20 @@ def draw(results: Results, baselines: Baselines, picture: Path) -> None:
 
     found = summarise(results)
     shown = [name for name in NAMES if any(name in measures for measures in found.values())]
-    figure = Figure(figsize=(3.4 * len(shown), 3.4), layout="constrained")
+    lines, columns = math.ceil(len(shown) / _ABREAST), min(len(shown), _ABREAST)
+    figure = Figure(figsize=(3.6 * columns, 3.2 * lines), layout="constrained")
     FigureCanvasAgg(figure)
-    for panel, name in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
+    panels = figure.subplots(lines, columns, squeeze=False).flatten()
+    for unused in panels[len(shown) :]:
+        unused.set_axis_off()
+    for panel, name in zip(panels, shown, strict=False):
         for place, variant in enumerate(found):
             if name in found[variant]:
                 one = found[variant][name]
                 panel.plot([place] * len(one.values), one.values, ".", color="0.6")
                 panel.errorbar(place, one.mean, yerr=one.half, fmt="o", capsize=4)
-        lines = {said: getattr(baseline, name) for said, baseline in baselines.items()}
-        for style, (said, line) in zip(("--", ":", "-."), lines.items(), strict=False):
+        values = {said: getattr(baseline, name) for said, baseline in baselines.items()}
+        for style, (said, line) in zip(("--", ":", "-."), values.items(), strict=False):
             if line is not None:
                 panel.axhline(line, linestyle=style, color="0.4", label=said)
                 panel.legend(fontsize="small")
