@@ -85,6 +85,8 @@ class Panel:
 
 
 _PANELS_ABREAST = 3
+_LONG = 60  # points, from which on a line is too ragged to read without its running mean
+_WIDTHS = 20  # windows of the running mean in a whole line
 
 
 def draw_curves(metrics: Path, picture: Path) -> None:
@@ -130,5 +132,23 @@ def draw_panels(metrics: Path, picture: Path, panels: Sequence[Panel]) -> None:
 
 def _line(panel: Any, records: list[dict[str, Any]], key: str, style: str, label: str) -> None:
     points = [(record["step"], record[key]) for record in records if key in record]
-    if points:
-        panel.plot(*zip(*points, strict=True), style, markersize=3, label=label)
+    if not points:
+        return
+    steps, values = zip(*points, strict=True)
+    if len(points) < _LONG:
+        panel.plot(steps, values, style, markersize=3, label=label)
+        return
+    width = max(3, len(points) // _WIDTHS)
+    faint = panel.plot(steps, values, linewidth=0.6, alpha=0.35)[0]
+    panel.plot(steps, running_mean(values, width), style, markersize=3, color=faint.get_color(),
+               label=f"{label}, mean of {width}")  # fmt: skip
+
+
+def running_mean(values: Sequence[float], width: int) -> list[float]:
+    """Of each value, the mean of at most `width` values around it: fewer at the ends, where there are none beyond.
+
+    An even width reaches one further back than forward.
+    """
+    back, on = width // 2, width - width // 2
+    parts = [values[max(0, place - back) : place + on] for place in range(len(values))]
+    return [sum(part) / len(part) for part in parts]

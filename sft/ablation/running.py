@@ -2,6 +2,7 @@
 
     <output_dir>/<name>-ablation/
         full-seed0/ no-emotion-seed0/ ...   runs like any other, each with measures.json once it is finished
+        base.json                               the base's replies, before any of the runs
         probe.json                              the linear probe on the base, see `sft.measuring.probe`
         ablation.md  ablation.json  ablation.png
 
@@ -16,6 +17,7 @@ import json
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -29,8 +31,9 @@ from sft.checkpoint import RunFolder
 from sft.config import SftConfig
 from sft.corpus import dev_rows, read_examples, rows_of_each, tokenise
 from sft.examples import Loss, Split
-from sft.measuring.measures import Measures, as_rows, commonest, head_scores, read, read_where_labelled
+from sft.measuring.measures import Measures, as_rows, commonest, head_scores, read_where_labelled
 from sft.measuring.probe import MAX_ROWS, linear_probe
+from sft.measuring.reading import Reader
 from sft.model import build_model
 from sft.preparing import Prepared, prepare
 from sft.saved import load_model
@@ -38,7 +41,7 @@ from sft.tokens import TokenSequence
 from sft.tracking import read_metrics
 from sft.training import train
 
-MEASURES, PROBE = "measures.json", "probe.json"
+MEASURES, BASE, PROBE = "measures.json", "base.json", "probe.json"
 _LONG = 200  # sequences to read, from which on progress is told
 
 
@@ -129,7 +132,7 @@ def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path
         ConfigError: another process trains one of the runs.
         Others: what `sft.training.train` raises.
     """
-    baselines = {"majority class": ablation.baseline, **_probe(ablation, say)}
+    baselines = {"base": _base(ablation, say), "majority class": ablation.baseline, **_probe(ablation, say)}
     results: dict[tuple[Variant, int], Measures] = {}
     runs = planned(list(ablation.prepared), ablation.seeds)
     for number, (seed, variant) in enumerate(runs, start=1):
@@ -142,25 +145,44 @@ def run_ablation(ablation: Ablation, say: Callable[[str], None] = print) -> Path
     return ablation.folder / "ablation.md"
 
 
+def _base(ablation: Ablation, say: Callable[[str], None]) -> Measures:
+    """The base as it was before any fine-tuning: what its replies are worth; it has no heads."""
+    full = ablation.prepared[Variant.FULL]
+
+    def make() -> Measures:
+        model = build_model(full.config, full.base, pick_device()).eval()
+        reader = Reader.with_teacher(model, full.chat, full.pad_id, full.config)
+        told = _by_tenths(say)
+        return reader.read(ablation.rows, partial(told, "base"), as_base=True).measures
+
+    return _once(ablation.folder / BASE, _fingerprint(ablation), "the base, not fine-tuned", make, say)
+
+
 def _probe(ablation: Ablation, say: Callable[[str], None]) -> dict[str, Measures]:
     """The linear probe under its name, fitted once for all runs; nothing where no head is on."""
     if not ablation.heads:
         return {}
-    file, full = ablation.folder / PROBE, ablation.prepared[Variant.FULL]
-    key = f"{_fingerprint(ablation)}, probe of {ablation.probe_rows}"
-    known = _recorded(file, key)
-    say(f"linear probe on the base's own states{': finished before' if known else ''}")
-    if known is None:
+    full = ablation.prepared[Variant.FULL]
+
+    def make() -> Measures:
         model = build_model(full.config, full.base, pick_device())
-        size = full.config.optimizer.batch
-        probe = linear_probe(
-            model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, ablation.probe_rows, _by_tenths(say)
-        )
-        known = Measures(**head_scores(probe))
+        size, limit, told = full.config.optimizer.batch, ablation.probe_rows, _by_tenths(say)
+        probe = linear_probe(model, full.corpus, ablation.rows, ablation.heads, size, full.pad_id, limit, told)
+        return Measures(**head_scores(probe))
+
+    key = f"{_fingerprint(ablation)}, probe of {ablation.probe_rows}"
+    return {"linear probe": _once(ablation.folder / PROBE, key, "linear probe on the base's own states", make, say)}
+
+
+def _once(file: Path, key: str, what: str, make: Callable[[], Measures], say: Callable[[str], None]) -> Measures:
+    """What `file` holds of an earlier start, else what `make` gives, kept there."""
+    known = _recorded(file, key)
+    say(f"{what}{': finished before' if known else ''}")
+    if known is None:
+        known = make()
         file.parent.mkdir(parents=True, exist_ok=True)
-        record = {"measured_on": key, "measures": known.as_dict()}
-        write_atomically(file, json.dumps(record, indent=1))
-    return {"linear probe": known}
+        write_atomically(file, json.dumps({"measured_on": key, "measures": known.as_dict()}, indent=1))
+    return known
 
 
 def _by_tenths(say: Callable[[str], None]) -> Callable[[str, int, int], None]:
@@ -181,8 +203,7 @@ def _make(prepared: Prepared, ablation: Ablation) -> Measures:
     with only_run_in(prepared.folder.path):
         result = train(prepared)
     model = load_model(result.folder / "best").model
-    size, chunk = prepared.config.optimizer.batch, prepared.config.vocabulary_chunk
-    found = read(model, ablation.rows, size, prepared.pad_id, chunk).measures
+    found = Reader.with_teacher(model, prepared.chat, prepared.pad_id, ablation.config).read(ablation.rows).measures
     speeds = [r["tokens_per_s"] for r in read_metrics(result.folder / "metrics.jsonl") if "tokens_per_s" in r]
     found = replace(found, tokens_per_s=statistics.median(speeds))
     record = {"measured_on": _fingerprint(ablation), "best_step": result.best_step, "measures": found.as_dict()}
@@ -199,7 +220,9 @@ def _recorded(file: Path, key: str) -> Measures | None:
     if not file.is_file():
         return None
     record: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    return Measures(**record["measures"]) if record["measured_on"] == key else None
+    if record["measured_on"] != key or record["measures"].keys() != Measures().as_dict().keys():
+        return None  # of other sequences, or by a version that measured other things
+    return Measures(**record["measures"])
 
 
 def _fingerprint(ablation: Ablation) -> str:

@@ -21,13 +21,14 @@ Baselines = Mapping[str, Measures]
 
 NAMES = {
     "lm_loss": "LM loss",
+    "safety_kl": "safety KL",
     "emotion_accuracy": "emotion accuracy",
     "emotion_f1": "emotion macro F1",
     "strategy_accuracy": "strategy accuracy",
     "strategy_f1": "strategy macro F1",
     "tokens_per_s": "tokens/s",
 }
-_DIGITS = {"lm_loss": 4, "tokens_per_s": 0}
+_DIGITS = {"lm_loss": 4, "safety_kl": 4, "tokens_per_s": 0}
 _CONFIDENCE = 0.95
 _ABREAST = 3
 

@@ -1,6 +1,7 @@
 """`rapport sft evaluate`: what a fine-tuned model is worth on sequences that it was not trained on.
 
     LM loss      mean over reply tokens, in nats
+    safety KL    to the base under the safety rules, mean over the reply tokens to which they apply, in nats
     accuracy     share of labelled turns whose likeliest class is one of the labels, with Wilson's 95 % interval
     macro F1     mean over the classes that some turn has
 
@@ -13,7 +14,8 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +33,10 @@ from sft.measuring.measures import (
     commonest,
     hits_of,
     macro_f1,
-    read,
     read_where_labelled,
 )
 from sft.measuring.probe import linear_probe
+from sft.measuring.reading import Reader, Reading
 from sft.predict import token_config
 from sft.saved import CONFIG, is_merged, load_model, load_tokenizer, pad_id, tuned_folder
 from sft.strategies import STRATEGIES
@@ -85,13 +87,29 @@ class HeadResult:
 
 
 @dataclass(frozen=True, slots=True)
+class Replies:
+    """What a model makes of given replies.
+
+    Attributes:
+        tokens: of the replies, with the token that ends each.
+        ruled: those of them to which the safety rules apply; 0 where no teacher was asked.
+        lm_loss: nats a token; None without tokens.
+        safety_kl: KL(teacher || model) in nats a token, mean over those; None without any.
+    """
+
+    tokens: int
+    ruled: int
+    lm_loss: float | None
+    safety_kl: float | None
+
+
+@dataclass(frozen=True, slots=True)
 class Evaluation:
     """Of one model.
 
     Attributes:
         sequences: how many were read of each source.
-        lm_loss: nats a reply token; None where no sequence has a reply.
-        reply_tokens: how many.
+        replies_of_base: the same replies, as the base has them without its adapter; None for an exported model.
         probe_rows: training sequences that the probe read at most; 0 for no probe.
     """
 
@@ -99,8 +117,8 @@ class Evaluation:
     base: str
     split: str
     sequences: Mapping[str, int]
-    lm_loss: float | None
-    reply_tokens: int
+    replies: Replies
+    replies_of_base: Replies | None
     heads: Mapping[str, HeadResult]
     probe_rows: int
 
@@ -115,6 +133,7 @@ class Plan:
     folder: Path
     config: SftConfig
     split: Split
+    chat: ChatTokens
     train: Corpus
     rows: list[TokenSequence]
 
@@ -157,12 +176,11 @@ def plan_evaluation(
     corpus = tokenise(read_examples(config, measured), chat)
     every = [row for several in corpus.sequences.values() for row in several]
     rows = read_where_labelled(every if of_each is None else rows_of_each(corpus, of_each))
-    return Plan(folder, config, measured, tokenise(read_examples(config, Split.TRAIN), chat), rows)
+    train = tokenise(read_examples(config, Split.TRAIN), chat)
+    return Plan(folder, config, measured, chat, train, rows)
 
 
-def evaluate(
-    plan: Plan, probe_rows: int = 0, batch_size: int = 8, on_progress: Callable[[str, int, int], None] | None = None
-) -> Evaluation:
+def evaluate(plan: Plan, probe_rows: int = 0, on_progress: Callable[[str, int, int], None] | None = None) -> Evaluation:
     """Measure a model.
 
     Args:
@@ -173,17 +191,21 @@ def evaluate(
         ConfigError: a probe is asked for beside an exported model, which no longer has its base.
         Others: what `sft.saved.load_model` raises.
     """
-    if probe_rows and is_merged(plan.folder):
+    merged = is_merged(plan.folder)
+    if probe_rows and merged:
         raise ConfigError(f"{plan.folder} is merged, so there is no base to probe: give the run it was exported from")
     loaded = load_model(plan.folder)
-    pad = pad_id(loaded.tokenizer)
     tell = on_progress or (lambda what, done, of: None)
-    chunk = plan.config.vocabulary_chunk
-    found = read(loaded.model, plan.rows, batch_size, pad, chunk, lambda done, of: tell("measuring", done, of))
+    pad = pad_id(loaded.tokenizer)
+    reader = Reader.with_teacher(loaded.model, plan.chat, pad, plan.config)
+    if merged:
+        reader = replace(reader, teacher=None)
+    found = reader.read(plan.rows, partial(tell, "the model"))
+    base = None if merged else reader.read(plan.rows, partial(tell, "its base"), as_base=True)
     named = {"head": found.heads, "commonest label": commonest(plan.train, plan.rows, plan.heads)}
     if probe_rows:
         named["linear probe"] = linear_probe(
-            loaded.model, plan.train, plan.rows, plan.heads, batch_size, pad, probe_rows, tell
+            loaded.model, plan.train, plan.rows, plan.heads, reader.batch_size, pad, probe_rows, tell
         )
     heads = {
         loss.value: _head(loss, {name: of[loss] for name, of in named.items() if loss in of}, plan)
@@ -194,11 +216,15 @@ def evaluate(
         base=plan.config.model.path,
         split=plan.split.value,
         sequences=_counts(plan.rows),
-        lm_loss=found.measures.lm_loss,
-        reply_tokens=found.tokens,
+        replies=_replies(found),
+        replies_of_base=None if base is None else _replies(base),
         heads=heads,
         probe_rows=probe_rows,
     )
+
+
+def _replies(reading: Reading) -> Replies:
+    return Replies(reading.tokens, reading.ruled, reading.measures.lm_loss, reading.measures.safety_kl)
 
 
 def _head(loss: Loss, guesses: Mapping[str, Guesses], plan: Plan) -> HeadResult:
@@ -229,9 +255,14 @@ def _counts(rows: Sequence[TokenSequence]) -> dict[str, int]:
 
 def as_text(found: Evaluation) -> str:
     """The lines that the command prints."""
+    mine, base = found.replies, found.replies_of_base
     lines = []
-    if found.lm_loss is not None:
-        lines.append(f"LM loss {found.lm_loss:.4f} nats a token, over {found.reply_tokens:,} reply tokens")
+    if mine.lm_loss is not None:
+        beside = f"; its base {base.lm_loss:.4f}" if base else ""
+        lines.append(f"LM loss {mine.lm_loss:.4f} nats a token{beside} ({mine.tokens:,} reply tokens)")
+    if mine.safety_kl is not None:
+        beside = f"; its base without them {base.safety_kl:.4f}" if base else ""
+        lines.append(f"safety KL to the base under the rules {mine.safety_kl:.4f}{beside} ({mine.ruled:,} tokens)")
     for name, head in found.heads.items():
         lines.append(f"{name}: {head.turns:,} turns of {', '.join(head.sources)}")
         for of, one in head.scores.items():

@@ -1,8 +1,8 @@
-"""What a finished run is worth on sequences that are the same for every run: LM loss, and heads where it has any."""
+"""The figures of a fine-tuned model, or of what it is compared with, and how those of a head are computed."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -10,14 +10,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from sft.batching import collate
 from sft.corpus import Corpus
 from sft.emotions import EMOTION_CLASSES, emotion_target
 from sft.examples import Loss, Source
-from sft.model import SftModel
 from sft.strategies import STRATEGIES
 from sft.tokens import TokenSequence
-from sft.vocabulary import token_nll
 
 MEASURED_ON = {Loss.EMOTION: Source.GOEMOTIONS, Loss.STRATEGY: Source.ESCONV}
 CLASSES = {Loss.EMOTION: EMOTION_CLASSES, Loss.STRATEGY: len(STRATEGIES)}
@@ -25,10 +22,12 @@ CLASSES = {Loss.EMOTION: EMOTION_CLASSES, Loss.STRATEGY: len(STRATEGIES)}
 
 @dataclass(frozen=True, slots=True)
 class Measures:
-    """Of one run, or of what needs none (the majority class, the linear probe).
+    """Of one run, or of what needs none (the base, the majority class, the linear probe).
 
     Attributes:
         lm_loss: mean over reply tokens, in nats.
+        safety_kl: mean over the reply tokens to which the safety rules apply of KL(teacher || model), in nats; the
+            teacher is the base under the rules.
         emotion_accuracy, strategy_accuracy: the share of turns whose likeliest class is one of the labels.
         emotion_f1, strategy_f1: see `macro_f1`.
         tokens_per_s: median over the updates of the run.
@@ -37,6 +36,7 @@ class Measures:
     """
 
     lm_loss: float | None = None
+    safety_kl: float | None = None
     emotion_accuracy: float | None = None
     emotion_f1: float | None = None
     strategy_accuracy: float | None = None
@@ -53,63 +53,6 @@ class Guesses:
 
     said: list[int]
     labels: NDArray[np.bool_]
-
-
-@dataclass(frozen=True, slots=True)
-class Reading:
-    """What a model makes of some sequences.
-
-    Attributes:
-        nll: the summed negative log-likelihood of their reply tokens, in nats.
-        tokens: how many reply tokens there are.
-        heads: of each head that the model has and the sequences have labels for.
-    """
-
-    nll: float
-    tokens: int
-    heads: dict[Loss, Guesses]
-
-    @property
-    def measures(self) -> Measures:
-        """Without `tokens_per_s`."""
-        return Measures(lm_loss=self.nll / self.tokens if self.tokens else None, **head_scores(self.heads))
-
-
-@torch.no_grad()
-def read(
-    model: SftModel,
-    rows: Sequence[TokenSequence],
-    batch_size: int,
-    pad_id: int,
-    chunk: int,
-    on_read: Callable[[int, int], None] | None = None,
-) -> Reading:
-    """Let a model read some sequences.
-
-    Args:
-        model: in evaluation mode.
-        rows: sequences of the full run, whose labels are read by the heads that the model has.
-        chunk: words of the vocabulary per product.
-        on_read: told after each batch how many sequences are read, and of how many.
-    """
-    ordered = sorted(rows, key=lambda row: len(row.ids))
-    nll, tokens = 0.0, 0
-    said: dict[Loss, list[int]] = {loss: [] for loss in CLASSES if loss.value in model.heads}
-    labels: dict[Loss, list[NDArray[np.bool_]]] = {loss: [] for loss in said}
-    for start in range(0, len(ordered), batch_size):
-        batch = collate(ordered[start : start + batch_size], pad_id).to(model.device)
-        states = model.states(batch.ids, batch.attention)
-        spots = batch.spots[Loss.LM]
-        if len(spots):
-            losses = token_nll(spots.pick(states), model.output_weight, spots.targets, chunk)
-            nll, tokens = nll + float(losses.double().sum()), tokens + len(spots)
-        for loss in said:
-            if len(batch.spots[loss]):
-                said[loss] += model.read(loss, batch, states).argmax(-1).tolist()
-                labels[loss] += list(as_indicators(batch.spots[loss].targets.cpu(), CLASSES[loss]))
-        if on_read:
-            on_read(min(start + batch_size, len(ordered)), len(ordered))
-    return Reading(nll, tokens, {loss: Guesses(said[loss], np.array(labels[loss])) for loss in said if said[loss]})
 
 
 def read_where_labelled(rows: Sequence[TokenSequence]) -> list[TokenSequence]:

@@ -27,7 +27,7 @@ from sft.predict import Predictor, Sampling
 from sft.preparing import Prepared
 from sft.schedule import lr_share
 from sft.strategies import STRATEGIES
-from sft.tracking import read_metrics
+from sft.tracking import draw_curves, read_metrics, running_mean
 from sft.training import Trainer, train
 
 RunOf = Callable[..., Prepared]
@@ -300,3 +300,15 @@ def test_the_learning_rate(decay: Decay, expected: list[float]) -> None:
         assert found[1] == found[2] == 1.0  # the first step after the warm-up starts from the peak
         del found[2]
     assert found == pytest.approx(expected)
+
+
+def test_a_running_mean_by_hand() -> None:
+    assert running_mean([1.0, 2.0, 3.0, 4.0, 5.0], 3) == [1.5, 2.0, 3.0, 4.0, 4.5]
+    assert running_mean([1.0, 2.0, 3.0, 4.0], 2) == [1.0, 1.5, 2.5, 3.5]
+
+
+def test_a_long_run_is_drawn_with_its_running_mean(tmp_path: Path) -> None:
+    file = tmp_path / "metrics.jsonl"
+    file.write_text("".join(json.dumps({"step": n, "train/loss": 3 + n % 2}) + "\n" for n in range(1, 201)))
+    draw_curves(file, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").read_bytes()[:4] == b"\x89PNG"

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from rl.run_lock import only_run_in
@@ -20,7 +21,9 @@ from sft.ablation.variants import Variant, parse_seeds, variants_of
 from sft.commands import app
 from sft.config import ConfigError, SftConfig
 from sft.examples import Loss, Source
-from sft.measuring.measures import Measures, macro_f1, read, read_where_labelled
+from sft.measuring.measures import Measures, macro_f1, read_where_labelled
+from sft.measuring.reading import Reader
+from sft.model import build_model
 from sft.saved import load_model
 from sft.tokens import TokenSequence
 from sft.tracking import read_metrics
@@ -33,8 +36,8 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     config = ablation_config()
     said: list[str] = []
     table = run_ablation(prepare_ablation(config, (0,)), said.append)
-    assert said[0] == "linear probe on the base's own states" and len(said) == 6
-    assert [line.split(": ")[1] for line in said[1:3]] == ["full, seed 0", "no-emotion, seed 0"]
+    assert said[:2] == ["the base, not fine-tuned", "linear probe on the base's own states"] and len(said) == 7
+    assert [line.split(": ")[1] for line in said[2:4]] == ["full, seed 0", "no-emotion, seed 0"]
     folder = table.parent
     heads = {variant: json.loads((folder / f"{variant}-seed0" / "best" / "heads.json").read_text())["heads"]
              for variant in Variant}  # fmt: skip
@@ -49,8 +52,8 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     assert len([r for r in recorded if "train/lm" in r]) == 2 and "train/safety" not in recorded[0]
     text = table.read_text()
     assert "| lm-only | " in text and "Differences from the full run" in text
-    assert re.search(r"\| majority class \| - \| \d\.\d{3} \| ", text)
-    assert re.search(r"\| linear probe \| - \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| - \|", text)
+    assert re.search(r"\| majority class \| - \| - \| \d\.\d{3} \| ", text)
+    assert re.search(r"\| linear probe \| - \| - \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| \d\.\d{3} \| - \|", text)
     record = json.loads((folder / "ablation.json").read_text())
     assert len(record["runs"]) == 5 and "emotion_accuracy" not in record["variants"]["no-emotion"]
     assert (folder / "ablation.png").read_bytes()[:4] == b"\x89PNG"
@@ -61,7 +64,37 @@ def test_an_ablation_from_start_to_table_and_again(ablation_config: ConfigOf, mo
     assert all(line.endswith("finished before") for line in said)
     said.clear()  # a probe of other sequences is another probe; the runs are what they were
     assert "at most 1 training" in run_ablation(prepare_ablation(config, (0,), probe_rows=1), said.append).read_text()
-    assert [line.endswith("finished before") for line in said] == [False] + [True] * 5
+    assert [line.endswith("finished before") for line in said] == [True, False] + [True] * 5
+
+
+def test_what_an_older_version_measured_is_measured_anew_without_training(
+    ablation_config: ConfigOf, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ablation_config("losses.strategy=0", "losses.safety=0")
+    before = run_ablation(prepare_ablation(config, (0,)), lambda text: None).read_bytes()
+    file = prepare_ablation(config, (0,)).run_of(Variant.FULL, 0).folder.path / running.MEASURES
+    whole = file.read_bytes()
+    record = json.loads(whole)
+    del record["measures"]["safety_kl"]
+    file.write_text(json.dumps(record))
+    monkeypatch.setattr(Trainer, "update", lambda self: pytest.fail("a finished run was trained on"))
+    assert run_ablation(prepare_ablation(config, (0,)), lambda text: None).read_bytes() == before
+    assert file.read_bytes() == whole
+
+
+def test_before_it_is_trained_a_model_is_its_base(ablation_config: ConfigOf) -> None:
+    """New adapters add nothing; the base is not the teacher, which reads the rules."""
+    full = prepare_ablation(ablation_config(), (0,)).prepared[Variant.FULL]
+    model = build_model(full.config, full.base, torch.device("cpu")).eval()
+    reader = Reader.with_teacher(model, full.chat, full.pad_id, full.config)
+    rows = full.corpus.sequences[Source.OWN][:5]
+    one, other = reader.read(rows), reader.read(rows, as_base=True)
+    assert (one.nll, one.kl, one.tokens, one.ruled) == (other.nll, other.kl, other.tokens, other.ruled)
+    assert one.kl > 0 and one.heads.keys() == {Loss.EMOTION, Loss.STRATEGY} and not other.heads
+    with torch.no_grad():
+        for name, value in model.trained().items():
+            value.add_(0.1 if "lora" in name else 0)
+    assert reader.read(rows, as_base=True).nll == one.nll != reader.read(rows).nll
 
 
 def test_a_run_that_another_process_trains_is_not_touched(ablation_config: ConfigOf) -> None:
@@ -101,12 +134,14 @@ def test_the_same_number_of_steps_and_sequences_for_all(ablation_config: ConfigO
 
 def test_a_measure_is_the_dev_loss_and_accuracy_of_the_run(ablation_config: ConfigOf) -> None:
     """The same sequences, measured by other code than that of training."""
-    ablation = prepare_ablation(ablation_config("losses.safety=0", "data.max_dev=0"), (0,))
+    ablation = prepare_ablation(ablation_config("data.max_dev=0"), (0,))
     run_ablation(ablation, lambda text: None)
     prepared = ablation.run_of(Variant.FULL, 0)
     dev = next(r for r in read_metrics(prepared.folder.path / "metrics.jsonl") if "dev/loss" in r)
-    found = read(load_model(prepared.folder.best).model, ablation.rows, 1, prepared.pad_id, 700).measures
+    model = load_model(prepared.folder.best).model
+    found = Reader.with_teacher(model, prepared.chat, prepared.pad_id, prepared.config).read(ablation.rows).measures
     assert found.lm_loss == pytest.approx(dev["dev/lm"], rel=1e-5)
+    assert found.safety_kl == pytest.approx(dev["dev/safety"], rel=1e-4)
     assert found.emotion_accuracy == pytest.approx(dev["dev/emotion_accuracy"])
     assert found.strategy_accuracy == pytest.approx(dev["dev/strategy_accuracy"])
 
@@ -171,9 +206,9 @@ def test_the_table_pairs_runs_by_seed(tmp_path: Path) -> None:
         for place, variant in enumerate((Variant.FULL, Variant.LM_ONLY))
     }
     text = as_markdown(results, {"majority class": Measures(strategy_accuracy=0.25)}, "Title", "Note.")
-    assert "| full | 2.5000 ± 6.3531 | - | - | - | - | 100 ± 0 |" in text
-    assert "| lm-only | +0.5000 ± 0.0000 | - | - | - | - | +0 ± 0 |" in text
-    assert "| majority class | - | - | - | 0.250 | - | - |" in text
+    assert "| full | 2.5000 ± 6.3531 | - | - | - | - | - | 100 ± 0 |" in text
+    assert "| lm-only | +0.5000 ± 0.0000 | - | - | - | - | - | +0 ± 0 |" in text
+    assert "| majority class | - | - | - | - | 0.250 | - | - |" in text
     record = as_json(results, {})
     assert record["differences"]["lm-only"]["lm_loss"]["values"] == [0.5, 0.5]
     draw(results, {"majority class": Measures(lm_loss=3.0)}, tmp_path / "plot.png")

@@ -30,7 +30,7 @@ def ask(*arguments: object) -> Result:
 
 @pytest.fixture
 def run(ablation_config: ConfigOf) -> Path:
-    return train(prepare(ablation_config("losses.safety=0", "data.max_dev=0"))).folder
+    return train(prepare(ablation_config("data.max_dev=0"))).folder
 
 
 def test_from_a_run_to_its_figures(run: Path) -> None:
@@ -39,8 +39,11 @@ def test_from_a_run_to_its_figures(run: Path) -> None:
     assert done.exit_code == 0, done.output
     record = json.loads((run / "evaluation-valid.json").read_text())
     dev = next(r for r in read_metrics(run / "metrics.jsonl") if "dev/loss" in r)
-    assert record["lm_loss"] == pytest.approx(dev["dev/lm"], rel=1e-5)
-    assert f"LM loss {record['lm_loss']:.4f} nats a token" in done.output
+    replies, of_base = record["replies"], record["replies_of_base"]
+    assert replies["lm_loss"] == pytest.approx(dev["dev/lm"], rel=1e-5)
+    assert replies["safety_kl"] == pytest.approx(dev["dev/safety"], rel=1e-4)
+    assert replies["tokens"] == replies["ruled"] == of_base["tokens"]  # the quickstart's rules apply to every reply
+    assert f"LM loss {replies['lm_loss']:.4f} nats a token; its base {of_base['lm_loss']:.4f}" in done.output
     for name in ("emotion", "strategy"):
         head: dict[str, Any] = record["heads"][name]
         assert list(head["scores"]) == ["head", "commonest label", "linear probe"]
@@ -62,7 +65,8 @@ def test_the_commonest_label_is_that_of_the_training_data(run: Path) -> None:
 def test_an_exported_model_is_measured_alike(run: Path, tmp_path: Path) -> None:
     export_model(run, tmp_path / "merged")
     one, other = (evaluate(plan_evaluation(place, [])) for place in (run, tmp_path / "merged"))
-    assert other.lm_loss == pytest.approx(one.lm_loss, rel=1e-4) and other.heads == one.heads
+    assert other.replies.lm_loss == pytest.approx(one.replies.lm_loss, rel=1e-4) and other.heads == one.heads
+    assert other.replies_of_base is None and other.replies.safety_kl is None
     refused = ask(tmp_path / "merged", "--probe-rows", 5)
     assert "no base to probe" in str(refused.exception)
 
