@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -30,11 +31,18 @@ def talks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@pytest.fixture
-def ablation_config(tiny_model: Path, talks: Path, tmp_path: Path) -> Callable[..., SftConfig]:
-    def make(*overrides: str) -> SftConfig:
-        small = [f"model.path={tiny_model}", f"data.own={talks}", f"output_dir={tmp_path}", "name=small", "steps=2"]
+@pytest.fixture(scope="session")
+def config_in(tiny_model: Path, talks: Path) -> Callable[..., SftConfig]:
+    """A small run of the tiny model below a folder."""
+
+    def make(folder: Path, *overrides: str) -> SftConfig:
+        small = [f"model.path={tiny_model}", f"data.own={talks}", f"output_dir={folder}", "name=small", "steps=2"]
         rest = ["save_every=1", "tensorboard=false", "optimizer.batch=2", "optimizer.accumulation=1", "dev.every=0"]
         return load_config("quickstart", [*small, *rest, "dev.patience=0", "data.length_window=2", *overrides])
 
     return make
+
+
+@pytest.fixture
+def ablation_config(config_in: Callable[..., SftConfig], tmp_path: Path) -> Callable[..., SftConfig]:
+    return partial(config_in, tmp_path)

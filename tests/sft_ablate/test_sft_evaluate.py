@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,9 +29,14 @@ def ask(*arguments: object) -> Result:
     return CliRunner().invoke(app, ["evaluate", *map(str, arguments)])
 
 
+@pytest.fixture(scope="module")
+def trained(config_in: ConfigOf, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return train(prepare(config_in(tmp_path_factory.mktemp("trained"), "data.max_dev=0"))).folder
+
+
 @pytest.fixture
-def run(ablation_config: ConfigOf) -> Path:
-    return train(prepare(ablation_config("data.max_dev=0"))).folder
+def run(trained: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(trained, tmp_path / "run")
 
 
 def test_from_a_run_to_its_figures(run: Path) -> None:
