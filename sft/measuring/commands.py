@@ -41,15 +41,18 @@ def evaluate(
     wanted = split_of(split) if split else None
     from evaluation.asking.commands import progress
     from rl.files import write_atomically
+    from sft.config import ConfigError
     from sft.measuring.evaluating import as_text, plan_evaluation
     from sft.measuring.evaluating import evaluate as run
 
-    planned = plan_evaluation(model, overrides or [], wanted, of_each)
+    if out and not out.parent.is_dir():
+        raise ConfigError(f"--out {out}: there is no folder {out.parent}; make it, or name a file in one that is there")
+    planned = plan_evaluation(model, overrides or [], wanted, of_each, probe_rows)
     typer.echo(planned.describe())
     with progress("loading the model") as on_progress:
-        found = run(planned, probe_rows, on_progress=on_progress)
+        found = run(planned, on_progress)
     typer.echo(as_text(found))
-    target = out or model / f"evaluation-{planned.split.value}.json"
+    target = out or model.expanduser() / f"evaluation-{planned.split.value}.json"
     write_atomically(target, json.dumps(found.as_dict(), indent=1))
     typer.echo(f"every label: {target}")
 

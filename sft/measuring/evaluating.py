@@ -136,6 +136,7 @@ class Plan:
     chat: ChatTokens
     train: Corpus
     rows: list[TokenSequence]
+    probe_rows: int
 
     @property
     def heads(self) -> list[Loss]:
@@ -147,7 +148,11 @@ class Plan:
 
 
 def plan_evaluation(
-    source: Path, overrides: Sequence[str], split: Split | None = None, of_each: int | None = None
+    source: Path,
+    overrides: Sequence[str],
+    split: Split | None = None,
+    of_each: int | None = None,
+    probe_rows: int = 0,
 ) -> Plan:
     """Read what a model will be measured on.
 
@@ -157,15 +162,19 @@ def plan_evaluation(
         split: None for `test`, or `valid` where there are none of the three sets: examples of one's own have no test
             split.
         of_each: at most so many sequences of each source, evenly spread; None for all.
+        probe_rows: training sequences that the linear probe reads at most; 0 for no probe.
 
     Raises:
-        ConfigError: no fine-tuned model there, or an override of anything but data.
+        ConfigError: no fine-tuned model there, an override of anything but data, or a probe beside an exported model,
+            which no longer has its base.
         DataError: the data cannot be read.
         SavedModelError, BaseModelError: the model's configuration or its base cannot be had.
     """
     folder = tuned_folder(source.expanduser())
     if folder is None:
         raise ConfigError(f"{source} holds no fine-tuned model: give the folder of a run, such as runs/sft-quickstart")
+    if probe_rows and is_merged(folder):
+        raise ConfigError(f"{folder} is merged, so there is no base to probe: give the run it was exported from")
     other = [pair for pair in overrides if not pair.startswith("data.")]
     if other:
         raise ConfigError(f"{other[0]!r}: the model is what it was trained to be; only data.* can be set")
@@ -177,23 +186,19 @@ def plan_evaluation(
     every = [row for several in corpus.sequences.values() for row in several]
     rows = read_where_labelled(every if of_each is None else rows_of_each(corpus, of_each))
     train = tokenise(read_examples(config, Split.TRAIN), chat)
-    return Plan(folder, config, measured, chat, train, rows)
+    return Plan(folder, config, measured, chat, train, rows, probe_rows)
 
 
-def evaluate(plan: Plan, probe_rows: int = 0, on_progress: Callable[[str, int, int], None] | None = None) -> Evaluation:
+def evaluate(plan: Plan, on_progress: Callable[[str, int, int], None] | None = None) -> Evaluation:
     """Measure a model.
 
     Args:
-        probe_rows: training sequences that the linear probe reads at most; 0 for no probe.
         on_progress: told what is being read, how many sequences of it, and of how many.
 
     Raises:
-        ConfigError: a probe is asked for beside an exported model, which no longer has its base.
         Others: what `sft.saved.load_model` raises.
     """
     merged = is_merged(plan.folder)
-    if probe_rows and merged:
-        raise ConfigError(f"{plan.folder} is merged, so there is no base to probe: give the run it was exported from")
     loaded = load_model(plan.folder)
     tell = on_progress or (lambda what, done, of: None)
     pad = pad_id(loaded.tokenizer)
@@ -203,9 +208,9 @@ def evaluate(plan: Plan, probe_rows: int = 0, on_progress: Callable[[str, int, i
     found = reader.read(plan.rows, partial(tell, "the model"))
     base = None if merged else reader.read(plan.rows, partial(tell, "its base"), as_base=True)
     named = {"head": found.heads, "commonest label": commonest(plan.train, plan.rows, plan.heads)}
-    if probe_rows:
+    if plan.probe_rows:
         named["linear probe"] = linear_probe(
-            loaded.model, plan.train, plan.rows, plan.heads, reader.batch_size, pad, probe_rows, tell
+            loaded.model, plan.train, plan.rows, plan.heads, reader.batch_size, pad, plan.probe_rows, tell
         )
     heads = {
         loss.value: _head(loss, {name: of[loss] for name, of in named.items() if loss in of}, plan)
@@ -219,7 +224,7 @@ def evaluate(plan: Plan, probe_rows: int = 0, on_progress: Callable[[str, int, i
         replies=_replies(found),
         replies_of_base=None if base is None else _replies(base),
         heads=heads,
-        probe_rows=probe_rows,
+        probe_rows=plan.probe_rows,
     )
 
 

@@ -68,14 +68,14 @@ def read_where_labelled(rows: Sequence[TokenSequence]) -> list[TokenSequence]:
 
 
 def commonest(train: Corpus, rows: Iterable[TokenSequence], heads: Iterable[Loss]) -> dict[Loss, Guesses]:
-    """Always naming the commonest class of the training labels, on `rows`."""
+    """Always naming the commonest class of the training labels, on `rows`; of heads with labels in both."""
     several = list(rows)
     found = {}
     for loss in heads:
-        counts = sum(as_rows(loss, (row for part in train.sequences.values() for row in part)))
+        taught = as_rows(loss, (row for part in train.sequences.values() for row in part))
         labels = [row > 0 for row in as_rows(loss, several)]
-        if labels:
-            found[loss] = Guesses([int(np.argmax(counts))] * len(labels), np.array(labels))
+        if taught and labels:
+            found[loss] = Guesses([int(np.argmax(sum(taught)))] * len(labels), np.array(labels))
     return found
 
 

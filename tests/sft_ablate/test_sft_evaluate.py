@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from typer.testing import CliRunner, Result
 
 from sft.commands import app
 from sft.config import SftConfig
+from sft.corpus import Corpus
+from sft.examples import Loss, Source
 from sft.export import export_model
 from sft.measuring.evaluating import evaluate, plan_evaluation, score
-from sft.measuring.measures import Guesses
+from sft.measuring.measures import Guesses, commonest
 from sft.preparing import prepare
 from sft.tracking import read_metrics
 from sft.training import train
@@ -91,6 +94,7 @@ def test_other_data_and_fewer_of_them(run: Path, talks: Path, tmp_path: Path) ->
         (["optimizer.lr=1"], "only data"),
         (["data.folder=/nowhere"], "no folder with any of"),
         (["data.own=/nowhere.jsonl"], "/nowhere.jsonl"),
+        (["--out", "/nowhere/found.json"], "there is no folder /nowhere"),
         (["--split", "test"], "examples of your own are train and valid alone"),
     ],
 )
@@ -103,6 +107,13 @@ def test_what_is_refused_before_weights_are_loaded(run: Path, arguments: list[st
 def test_a_folder_without_a_model_and_a_split_that_is_none(tmp_path: Path) -> None:
     assert "holds no fine-tuned model" in str(ask(tmp_path).exception)
     assert ask(tmp_path, "--split", "train").exit_code == 2
+
+
+def test_labels_that_no_training_example_has_are_not_guessed(run: Path) -> None:
+    """Rather than the first class of the list, as if it were the commonest."""
+    plan = plan_evaluation(run, [])
+    taught = Corpus({Source.OWN: [replace(row, losses=frozenset({Loss.EMOTION})) for row in plan.rows]}, 0)
+    assert commonest(taught, plan.rows, plan.heads).keys() == {Loss.EMOTION}
 
 
 def test_an_interval_by_hand() -> None:
